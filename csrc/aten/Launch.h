@@ -1,0 +1,401 @@
+#pragma once
+
+// How an operator reaches the device: launch() captures a kernel's arguments
+// by value and queues the call on the current stream.
+//
+// Note [Captured arguments]
+// A launch outlives the call that made it, so everything it needs is copied
+// into its closure: tensors as addresses with sizes and strides (the memory
+// stays valid in stream order, see Note [Issue order and execution order]),
+// lists as vectors, strings as strings. Capture<P> says for each parameter type
+// of a kernel what is stored and what the kernel is given.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Generator.h>
+#include <ATen/core/IListRef.h>
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/Scalar.h>
+#include <c10/util/OptionalArrayRef.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/AliasPool.h"
+#include "kernels/KernelScope.h"
+#include "runtime/Stream.h"
+
+namespace at::openreg {
+
+// A value that is its own copy: numbers, dtypes, scalars, generators, ...
+template <class T>
+struct Capture {
+  T value;
+  explicit Capture(T v) : value(std::move(v)) {}
+  T get() {
+    return value;
+  }
+};
+
+template <>
+struct Capture<const at::Scalar&> {
+  at::Scalar value;
+  explicit Capture(const at::Scalar& v) : value(v) {}
+  const at::Scalar& get() {
+    return value;
+  }
+};
+
+template <>
+struct Capture<const std::optional<at::Scalar>&> {
+  std::optional<at::Scalar> value;
+  explicit Capture(const std::optional<at::Scalar>& v) : value(v) {}
+  const std::optional<at::Scalar>& get() {
+    return value;
+  }
+};
+
+template <>
+struct Capture<const at::Tensor&> {
+  TensorArg value;
+  explicit Capture(const at::Tensor& v) : value(v) {}
+  const at::Tensor& get() {
+    return value.materialize();
+  }
+};
+
+template <>
+struct Capture<at::Tensor&> {
+  TensorArg value;
+  explicit Capture(const at::Tensor& v) : value(v, /*is_written=*/true) {}
+  at::Tensor& get() {
+    return const_cast<at::Tensor&>(value.materialize());
+  }
+};
+
+template <>
+struct Capture<const std::optional<at::Tensor>&> {
+  TensorArg value;
+  std::optional<at::Tensor> alias;
+  explicit Capture(const std::optional<at::Tensor>& v)
+      : value(v.has_value() ? TensorArg(*v) : TensorArg()) {}
+  const std::optional<at::Tensor>& get() {
+    const at::Tensor& tensor = value.materialize();
+    // Held only while the kernel runs: the pool's reference is the other one.
+    alias = tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+    return alias;
+  }
+  void release() {
+    alias.reset();
+  }
+};
+
+class CapturedTensors {
+ public:
+  template <class List>
+  explicit CapturedTensors(const List& tensors) {
+    args_.reserve(tensors.size());
+    for (const auto& tensor : tensors) {
+      args_.emplace_back(tensor);
+    }
+  }
+  CapturedTensors() = default;
+
+  void push_back(TensorArg arg) {
+    args_.push_back(std::move(arg));
+  }
+
+  const std::vector<at::Tensor>& materialize() {
+    aliases_.clear();
+    for (const auto& arg : args_) {
+      aliases_.push_back(arg.materialize());
+    }
+    return aliases_;
+  }
+
+  void release() {
+    aliases_.clear();
+  }
+
+ private:
+  std::vector<TensorArg> args_;
+  std::vector<at::Tensor> aliases_;
+};
+
+template <>
+struct Capture<const at::ITensorListRef&> {
+  CapturedTensors value;
+  std::optional<at::ITensorListRef> list;
+  explicit Capture(const at::ITensorListRef& v) : value(v) {}
+  const at::ITensorListRef& get() {
+    list.emplace(at::TensorList(value.materialize()));
+    return *list;
+  }
+  void release() {
+    value.release();
+  }
+};
+
+template <>
+struct Capture<at::TensorList> {
+  CapturedTensors value;
+  explicit Capture(at::TensorList v) : value(v) {}
+  at::TensorList get() {
+    return value.materialize();
+  }
+  void release() {
+    value.release();
+  }
+};
+
+template <>
+struct Capture<const c10::List<std::optional<at::Tensor>>&> {
+  CapturedTensors value;
+  std::optional<c10::List<std::optional<at::Tensor>>> list;
+  explicit Capture(const c10::List<std::optional<at::Tensor>>& v) {
+    for (const std::optional<at::Tensor>& tensor : v) {
+      value.push_back(tensor.has_value() ? TensorArg(*tensor) : TensorArg());
+    }
+  }
+  const c10::List<std::optional<at::Tensor>>& get() {
+    list.emplace();
+    for (const auto& tensor : value.materialize()) {
+      list->push_back(
+          tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt);
+    }
+    return *list;
+  }
+  void release() {
+    list.reset();
+    value.release();
+  }
+};
+
+template <class T>
+struct Capture<at::ArrayRef<T>> {
+  // Most are sizes and strides of few dimensions: no heap for those.
+  static constexpr size_t kInline = 6;
+  std::array<T, kInline> few;
+  std::vector<T> many;
+  size_t size;
+  explicit Capture(at::ArrayRef<T> v) : size(v.size()) {
+    if (size <= kInline) {
+      std::copy(v.begin(), v.end(), few.begin());
+    } else {
+      many.assign(v.begin(), v.end());
+    }
+  }
+  at::ArrayRef<T> get() {
+    return {size <= kInline ? few.data() : many.data(), size};
+  }
+};
+
+template <>
+struct Capture<at::OptionalIntArrayRef> {
+  std::optional<Capture<at::IntArrayRef>> value;
+  explicit Capture(at::OptionalIntArrayRef v) {
+    if (v.has_value()) {
+      value.emplace(*v);
+    }
+  }
+  at::OptionalIntArrayRef get() {
+    return value ? at::OptionalIntArrayRef(value->get()) : std::nullopt;
+  }
+};
+
+template <>
+struct Capture<std::optional<at::ArrayRef<double>>> {
+  std::optional<Capture<at::ArrayRef<double>>> value;
+  explicit Capture(std::optional<at::ArrayRef<double>> v) {
+    if (v.has_value()) {
+      value.emplace(*v);
+    }
+  }
+  std::optional<at::ArrayRef<double>> get() {
+    return value ? std::optional(value->get()) : std::nullopt;
+  }
+};
+
+template <>
+struct Capture<std::string_view> {
+  std::string value;
+  explicit Capture(std::string_view v) : value(v) {}
+  std::string_view get() {
+    return value;
+  }
+};
+
+template <>
+struct Capture<std::optional<std::string_view>> {
+  std::optional<std::string> value;
+  explicit Capture(std::optional<std::string_view> v) : value(v) {}
+  std::optional<std::string_view> get() {
+    return value ? std::optional<std::string_view>(*value) : std::nullopt;
+  }
+};
+
+// Parameters taken by const reference that are stored as values.
+template <class P>
+using CaptureOf = Capture<std::conditional_t<
+    std::is_reference_v<P> &&
+        !std::is_constructible_v<Capture<P>, const std::decay_t<P>&>,
+    std::decay_t<P>,
+    P>>;
+
+// A call of a kernel with captured arguments.
+template <class R, class... P>
+class KernelCall {
+ public:
+  using Function = R (*)(P...);
+
+  template <class... A>
+  explicit KernelCall(Function function, A&&... args)
+      : function_(function), args_(std::forward<A>(args)...) {}
+
+  R operator()() {
+    return std::apply(
+        [this](auto&... arg) -> R { return function_(arg.get()...); }, args_);
+  }
+
+  // Drops what refers to the pool's aliases.
+  void release() {
+    std::apply([](auto&... arg) { (release_one(arg), ...); }, args_);
+  }
+
+ private:
+  template <class C>
+  static void release_one(C& capture) {
+    if constexpr (requires { capture.release(); }) {
+      capture.release();
+    }
+  }
+
+  Function function_;
+  std::tuple<CaptureOf<P>...> args_;
+};
+
+// A launch whose kernel writes into tensors it is given.
+template <class Call>
+struct InplaceClosure {
+  Call call;
+  int threads;
+
+  void run() {
+    call();
+    call.release();
+  }
+};
+
+// A launch whose kernel returns new tensors: their values go to `outputs`,
+// without a copy where the kernel's own allocation can be placed there.
+OPENREG_API void write_outputs(
+    const TensorArg* outputs,
+    size_t count,
+    c10::function_ref<void(std::vector<at::Tensor>&)> kernel);
+
+inline void append_results(std::vector<at::Tensor>& results, at::Tensor result) {
+  results.push_back(std::move(result));
+}
+
+template <class... T>
+void append_results(std::vector<at::Tensor>& results, std::tuple<T...> tuple) {
+  std::apply(
+      [&](auto&&... result) {
+        const auto append = [&](auto& value) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(value)>, at::Tensor>) {
+            results.push_back(std::move(value));
+          }
+        };
+        (append(result), ...);
+      },
+      tuple);
+}
+
+template <class Call>
+struct FunctionalClosure {
+  Call call;
+  int threads;
+  std::vector<TensorArg> outputs;
+
+  void run() {
+    write_outputs(outputs.data(), outputs.size(), [this](auto& results) {
+      append_results(results, call());
+    });
+    call.release();
+  }
+};
+
+// Queues `closure` on the current stream of `device` and ends its life.
+template <class Closure>
+void submit(c10::DeviceIndex device, const char* name, Closure closure) {
+  static const orClosureType type = {
+      sizeof(Closure),
+      alignof(Closure),
+      [](void* target, void* source) {
+        auto* from = static_cast<Closure*>(source);
+        new (target) Closure(std::move(*from));
+        from->~Closure();
+      },
+      [](void* self, const orLaunchContext* context) {
+        auto* closure = static_cast<Closure*>(self);
+        return run_on_worker(
+            context, closure->threads, [closure] { closure->run(); });
+      },
+      [](void* self) { static_cast<Closure*>(self)->~Closure(); },
+      nullptr,
+  };
+  union Slot {
+    Closure closure;
+    Slot(Closure&& c) : closure(std::move(c)) {}
+    ~Slot() {}
+  } slot(std::move(closure));
+  const orError_t error = orLaunch(
+      c10::openreg::current_stream_handle(device), name, &type, &slot.closure);
+  if (C10_UNLIKELY(error != orSuccess)) {
+    slot.closure.~Closure();
+    OPENREG_CHECK(error);
+  }
+}
+
+// Queues kernel(args...) on the current stream of `device`. `name` is the
+// operator's and lives for ever. Arguments that the kernel writes to are
+// tensors of the device with their final sizes.
+template <class R, class... P, class... A>
+void launch(c10::DeviceIndex device, const char* name, R (*kernel)(P...), A&&... args) {
+  using Call = KernelCall<R, P...>;
+  submit(
+      device,
+      name,
+      InplaceClosure<Call>{
+          Call(kernel, std::forward<A>(args)...), at::get_num_threads()});
+}
+
+// The same for a kernel that returns its results; they are written to
+// `outputs`, tensors of the device of the results' sizes and dtypes. An
+// undefined output's result is dropped.
+template <class R, class... P, class... A>
+void launch_functional(
+    c10::DeviceIndex device,
+    const char* name,
+    std::initializer_list<at::Tensor> outputs,
+    R (*kernel)(P...),
+    A&&... args) {
+  using Call = KernelCall<R, P...>;
+  std::vector<TensorArg> output_args;
+  output_args.reserve(outputs.size());
+  for (const auto& output : outputs) {
+    output_args.emplace_back(output, /*is_written=*/true);
+  }
+  submit(
+      device,
+      name,
+      FunctionalClosure<Call>{
+          Call(kernel, std::forward<A>(args)...),
+          at::get_num_threads(),
+          std::move(output_args)});
+}
+
+} // namespace at::openreg

@@ -1,0 +1,207 @@
+#include "kernels/KernelScope.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/record_function.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <dlfcn.h>
+
+#include "device/openreg_kernel.h"
+#include "kernels/AliasPool.h"
+
+namespace at::openreg {
+namespace {
+
+namespace CachingAllocator = c10::openreg::CachingAllocator;
+
+// What the thread's running kernel allocates for; no stream: no kernel runs.
+struct KernelState {
+  orStream_t stream = nullptr;
+  c10::DeviceIndex device = 0;
+  bool active = false;
+  const Placement* placements = nullptr;
+  size_t placement_count = 0;
+  uint64_t placements_used = 0;
+};
+
+thread_local constinit KernelState kernel_state;
+
+void free_kernel_block(void* block) {
+  CachingAllocator::free_in_kernel(block);
+}
+
+void free_nothing(void*) {}
+
+// Note [Kernel memory]
+// ATen's CPU kernels allocate through the process's CPU allocator. While a
+// device kernel runs on the thread, this one hands out device memory at its
+// backing address, so that temporaries are accounted on the device and outputs
+// can be adopted instead of copied. On all other threads and at all other times
+// it is the allocator that was there before.
+class KernelAllocator final : public c10::Allocator {
+ public:
+  explicit KernelAllocator(c10::Allocator* host) : host_(host) {}
+
+  c10::DataPtr allocate(size_t nbytes) override {
+    KernelState& state = kernel_state;
+    if (C10_LIKELY(!state.active) || nbytes == 0) {
+      return host_->allocate(nbytes);
+    }
+    for (size_t i = 0; i < state.placement_count; ++i) {
+      if (state.placements[i].nbytes == nbytes &&
+          !(state.placements_used >> i & 1)) {
+        state.placements_used |= uint64_t{1} << i;
+        void* backing = state.placements[i].backing;
+        return {backing, backing, &free_nothing, c10::DeviceType::CPU};
+      }
+    }
+    const auto memory = CachingAllocator::allocate_in_kernel(
+        nbytes, state.device, state.stream);
+    return {
+        orBacking(memory.address),
+        memory.block,
+        &free_kernel_block,
+        c10::DeviceType::CPU};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override {
+    // raw_allocate() callers free without a context, so they get host memory.
+    return kernel_state.active ? nullptr : host_->raw_deleter();
+  }
+
+  void copy_data(void* dst, const void* src, size_t count) const override {
+    default_copy_data(dst, src, count);
+  }
+
+  bool is_simple_data_ptr(const c10::DataPtr& ptr) const override {
+    return host_->is_simple_data_ptr(ptr);
+  }
+
+ private:
+  c10::Allocator* host_;
+};
+
+const bool kernel_allocator_installed = [] {
+  // Never freed: tensors of other libraries may be freed after static
+  // destructors have run.
+  auto* allocator = new KernelAllocator(c10::GetCPUAllocator());
+  c10::SetCPUAllocator(allocator, /*priority=*/1);
+  return true;
+}();
+
+class ActiveKernel {
+ public:
+  ActiveKernel(c10::DeviceIndex device, orStream_t stream) : previous_(kernel_state) {
+    kernel_state = {stream, device, true, nullptr, 0, 0};
+  }
+  ~ActiveKernel() {
+    kernel_state = previous_;
+  }
+
+ private:
+  KernelState previous_;
+};
+
+// Dispatcher state of device code: no mode of the caller, no autograd. Factories
+// find their kernel through BackendSelect.
+struct KernelDispatch {
+  c10::impl::ForceDispatchKeyGuard keys{
+      c10::DispatchKeySet(c10::DispatchKey::BackendSelect),
+      c10::autograd_dispatch_keyset_with_ADInplaceOrView |
+          c10::autocast_dispatch_keyset};
+  c10::InferenceMode inference{true};
+  at::DisableRecordFunctionGuard no_callbacks;
+};
+
+// OpenMP's thread count belongs to the calling thread; at::set_num_threads
+// would also change the process's. The function is the one of the OpenMP
+// library that libtorch_cpu uses.
+void set_openmp_threads(int count) {
+  using Function = void (*)(int);
+  static const auto function = [] {
+    void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD);
+    return reinterpret_cast<Function>(
+        torch ? dlsym(torch, "omp_set_num_threads") : nullptr);
+  }();
+  if (function != nullptr) {
+    function(count);
+  }
+}
+
+void use_intra_op_threads(int count) {
+  thread_local int current = 0;
+  if (C10_UNLIKELY(current != count)) {
+    at::init_num_threads();
+    set_openmp_threads(count);
+    current = count;
+  }
+}
+
+orError_t fail(const orLaunchContext* context, orError_t code, const c10::Error& e) {
+  return orKernelFail(context, code, e.what_without_backtrace());
+}
+
+} // namespace
+
+orError_t run_on_worker(
+    const orLaunchContext* context,
+    int intra_op_threads,
+    c10::function_ref<void()> kernel) noexcept {
+  // A worker runs nothing but kernels, so it enters their dispatcher state once.
+  thread_local KernelDispatch dispatch;
+  use_intra_op_threads(intra_op_threads);
+  AliasPool::Scope aliases;
+  ActiveKernel active(static_cast<c10::DeviceIndex>(context->device), context->stream);
+  try {
+    kernel();
+    return orSuccess;
+  } catch (const c10::IndexError& e) {
+    return fail(context, orErrorLaunchIndex, e);
+  } catch (const c10::ValueError& e) {
+    return fail(context, orErrorLaunchValue, e);
+  } catch (const c10::TypeError& e) {
+    return fail(context, orErrorLaunchType, e);
+  } catch (const c10::NotImplementedError& e) {
+    return fail(context, orErrorLaunchNotImplemented, e);
+  } catch (const c10::OutOfMemoryError& e) {
+    return fail(context, orErrorLaunchOutOfMemory, e);
+  } catch (const c10::LinAlgError& e) {
+    return fail(context, orErrorLaunchLinAlg, e);
+  } catch (const c10::Error& e) {
+    return fail(context, orErrorLaunchFailure, e);
+  } catch (const std::exception& e) {
+    return orKernelFail(context, orErrorLaunchFailure, e.what());
+  } catch (...) {
+    return orKernelFail(context, orErrorLaunchFailure, "unknown C++ exception");
+  }
+}
+
+void run_on_host_thread(
+    c10::DeviceIndex device,
+    orStream_t stream,
+    c10::function_ref<void()> kernel) {
+  KernelDispatch dispatch;
+  ActiveKernel active(device, stream);
+  kernel();
+}
+
+OutputPlacements::OutputPlacements(const Placement* placements, size_t count) {
+  kernel_state.placements = placements;
+  kernel_state.placement_count = count;
+  kernel_state.placements_used = 0;
+}
+
+OutputPlacements::~OutputPlacements() {
+  kernel_state.placement_count = 0;
+}
+
+CachingAllocator::KernelMemory release_kernel_memory(c10::DataPtr& ptr) {
+  if (ptr.get_deleter() != &free_kernel_block) {
+    return {nullptr, nullptr};
+  }
+  void* address = orDeviceAddress(ptr.get());
+  return {ptr.release_context(), address};
+}
+
+} // namespace at::openreg

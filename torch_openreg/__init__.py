@@ -1,0 +1,42 @@
+"""torch_openreg: the device `openreg` for PyTorch.
+
+`import torch` loads this package by itself, through the entry point of group
+`torch.backends`, unless TORCH_DEVICE_BACKEND_AUTOLOAD=0; `import torch_openreg`
+does so explicitly. Either way the device module is `torch.openreg` afterwards.
+"""
+
+import sys
+
+
+def _torch_is_importing() -> bool:
+    """Tell whether `import torch` is running, whose last step autoloads this package."""
+    spec = getattr(sys.modules.get("torch"), "__spec__", None)
+    return getattr(spec, "_initializing", False)
+
+
+def _autoload() -> None:
+    """Register the backend; the entry point that `import torch` calls last.
+
+    A backend that cannot be loaded must not take PyTorch with it: the reason
+    becomes one line of warning, and an explicit `import torch_openreg` raises it.
+    """
+    if _explicit:
+        return
+    try:
+        _registration.register()
+    except Exception as error:
+        _registration.warn_not_loaded(error)
+        for name in [name for name in sys.modules if name.partition(".")[0] == __name__]:
+            del sys.modules[name]
+
+
+# When torch is being imported, this package is either its last step, which calls
+# _autoload, or else what imported torch in the line below.
+_explicit = not _torch_is_importing()
+
+import torch  # noqa: E402, F401
+
+from torch_openreg import _registration  # noqa: E402
+
+if _explicit:
+    _registration.register()
