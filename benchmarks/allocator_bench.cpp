@@ -1,10 +1,7 @@
 // The caching device allocator alone: nanoseconds for an allocation and its
 // free, median over batches. Target: at most 300 ns (issue order, 1 KiB and
 // 64 MiB).
-//
-//   g++ -std=c++20 -O2 -Icsrc -I$TORCH/include benchmarks/allocator_bench.cpp \
-//     -Ltorch_openreg/lib -ltorch_openreg -lopenreg -L$TORCH/lib -lc10 -ltorch_cpu \
-//     -Wl,-rpath,$PWD/torch_openreg/lib:$TORCH/lib -o allocator_bench
+// Built with the tests of the runtime (tests/runtime/CMakeLists.txt).
 
 #include <algorithm>
 #include <chrono>

@@ -1,5 +1,7 @@
-// Streams, behind torch.openreg.Stream. Streams cross as the three integers
-// that torch.Stream is made of.
+// Streams and events, behind torch.openreg.Stream and Event. Streams cross as
+// the three integers that torch.Stream is made of.
+
+#include <torch/csrc/Event.h>
 
 #include <tuple>
 
@@ -74,6 +76,18 @@ std::tuple<int, int> priority_range() {
   return {least, greatest};
 }
 
+// torch.Event.elapsed_time takes no subclass of torch.Event.
+double elapsed_time(const py::handle& start, const py::handle& end) {
+  for (const py::handle& event : {start, end}) {
+    TORCH_CHECK_TYPE(
+        THPEvent_Check(event.ptr()),
+        "expected a torch.Event, got ",
+        Py_TYPE(event.ptr())->tp_name);
+  }
+  return reinterpret_cast<THPEvent*>(start.ptr())
+      ->event.elapsedTime(reinterpret_cast<THPEvent*>(end.ptr())->event);
+}
+
 uintptr_t raw_current_stream(int64_t index) {
   return reinterpret_cast<uintptr_t>(
       device::current_stream_handle(to_index(index)));
@@ -90,6 +104,7 @@ void bind_stream(py::module_& module) {
   module.def("_get_stream_priority", wrap_pybind_function(&stream_priority));
   module.def("_get_stream_handle", wrap_pybind_function(&stream_handle));
   module.def("_get_stream_priority_range", wrap_pybind_function(&priority_range));
+  module.def("_elapsed_time", wrap_pybind_function(&elapsed_time));
   module.def("_get_raw_stream", wrap_pybind_function(&raw_current_stream));
 }
 

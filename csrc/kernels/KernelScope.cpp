@@ -7,6 +7,9 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <dlfcn.h>
 
+#include <mutex>
+#include <unordered_map>
+
 #include "device/openreg_kernel.h"
 #include "kernels/AliasPool.h"
 
@@ -27,8 +30,49 @@ struct KernelState {
 
 thread_local constinit KernelState kernel_state;
 
-void free_kernel_block(void* block) {
-  CachingAllocator::free_in_kernel(block);
+// Blocks of kernel memory by backing address. ATen's raw_allocate wants memory
+// whose owner is its own address, so the block cannot be the DataPtr's context.
+class KernelBlocks {
+ public:
+  void insert(void* backing, void* block) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    blocks_.emplace(backing, block);
+  }
+
+  void* remove(void* backing) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const auto it = blocks_.find(backing);
+    if (it == blocks_.end()) {
+      return nullptr;
+    }
+    void* block = it->second;
+    blocks_.erase(it);
+    return block;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<void*, void*> blocks_;
+};
+
+KernelBlocks& kernel_blocks() {
+  static auto* blocks = new KernelBlocks();
+  return *blocks;
+}
+
+void free_kernel_memory(void* backing) {
+  CachingAllocator::free_in_kernel(kernel_blocks().remove(backing));
+}
+
+c10::DeleterFnPtr host_raw_deleter = nullptr;
+
+// For raw_deallocate within a kernel, of memory from before it or from it.
+void free_any(void* memory) {
+  if (orIsDeviceAddress(orDeviceAddress(memory))) {
+    free_kernel_memory(memory);
+  } else {
+    host_raw_deleter(memory);
+  }
 }
 
 void free_nothing(void*) {}
@@ -41,7 +85,9 @@ void free_nothing(void*) {}
 // it is the allocator that was there before.
 class KernelAllocator final : public c10::Allocator {
  public:
-  explicit KernelAllocator(c10::Allocator* host) : host_(host) {}
+  explicit KernelAllocator(c10::Allocator* host) : host_(host) {
+    host_raw_deleter = host->raw_deleter();
+  }
 
   c10::DataPtr allocate(size_t nbytes) override {
     KernelState& state = kernel_state;
@@ -58,16 +104,13 @@ class KernelAllocator final : public c10::Allocator {
     }
     const auto memory = CachingAllocator::allocate_in_kernel(
         nbytes, state.device, state.stream);
-    return {
-        orBacking(memory.address),
-        memory.block,
-        &free_kernel_block,
-        c10::DeviceType::CPU};
+    void* backing = orBacking(memory.address);
+    kernel_blocks().insert(backing, memory.block);
+    return {backing, backing, &free_kernel_memory, c10::DeviceType::CPU};
   }
 
   c10::DeleterFnPtr raw_deleter() const override {
-    // raw_allocate() callers free without a context, so they get host memory.
-    return kernel_state.active ? nullptr : host_->raw_deleter();
+    return kernel_state.active ? &free_any : host_raw_deleter;
   }
 
   void copy_data(void* dst, const void* src, size_t count) const override {
@@ -197,11 +240,11 @@ OutputPlacements::~OutputPlacements() {
 }
 
 CachingAllocator::KernelMemory release_kernel_memory(c10::DataPtr& ptr) {
-  if (ptr.get_deleter() != &free_kernel_block) {
+  if (ptr.get_deleter() != &free_kernel_memory) {
     return {nullptr, nullptr};
   }
-  void* address = orDeviceAddress(ptr.get());
-  return {ptr.release_context(), address};
+  void* backing = ptr.release_context();
+  return {kernel_blocks().remove(backing), orDeviceAddress(backing)};
 }
 
 } // namespace at::openreg

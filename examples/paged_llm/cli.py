@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         message = f"out of memory: {str(error).splitlines()[0]}"
     except OSError as error:  # `paged_llm | head`, a full disk
-        # Python flushes stdout once more when it exits, and would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):  # Python flushes once more when it exits, and would complain again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = f"cannot write the answers: {error.strerror}"
     print(f"paged_llm: error: {message}", file=sys.stderr)
     return 2
@@ -213,4 +213,4 @@ def describe(llm: LLM) -> Iterator[str]:
 
 
 def line(name: str, value: str) -> str:
-    return f"{name + ':':<16} {value}"
+    return f"{name + ':':<20} {value}"

@@ -132,6 +132,7 @@ TEST(RangesAreAskedOnlyWhileTraced) {
   OK(orMalloc(&memory, 64));
   Kernel kernel{static_cast<char*>(memory)};
   OK(orLaunch(nullptr, "quiet", &type, &kernel));
+  OK(orStreamSynchronize(nullptr));
   EXPECT_EQ(asked, 0);
   Log log;
   uint64_t subscription;

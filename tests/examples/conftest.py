@@ -37,6 +37,9 @@ def accelerator() -> str:
 VOCAB = 199
 EOS = 2
 TINY = {
+    "vocab_size": VOCAB,
+    "eos_token_id": EOS,
+    "initializer_range": 0.2,  # large, so that every token depends on every other
     "hidden_size": 48,
     "intermediate_size": 80,
     "num_hidden_layers": 3,
@@ -50,10 +53,7 @@ TINY = {
 def save_tiny(directory: Path, **changes) -> Path:
     """A Llama with random weights, and a tokenizer whose token number i is the word `t<i>`."""
     torch.manual_seed(7)
-    # The large initial weights make every token depend on every other.
-    config = LlamaConfig(
-        vocab_size=VOCAB, eos_token_id=EOS, initializer_range=0.2, **{**TINY, **changes}
-    )
+    config = LlamaConfig(**{**TINY, **changes})
     LlamaForCausalLM(config).save_pretrained(directory)
     vocab = {f"t{i}": i for i in range(VOCAB)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="t0"))

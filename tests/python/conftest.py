@@ -29,8 +29,11 @@ def device_as_found():
 
 
 @pytest.fixture
-def run_python():
-    """Return a function that runs a program in a new Python and returns its result."""
+def run_python(tmp_path):
+    """Return a function that runs a program in a new Python and returns its result.
+
+    In a folder of its own: Python would import the package from the source tree.
+    """
 
     def run(program, *flags, timeout=120, **environment):
         return subprocess.run(
@@ -38,6 +41,7 @@ def run_python():
             capture_output=True,
             text=True,
             timeout=timeout,
+            cwd=tmp_path,
             env={**os.environ, **environment},
         )
 

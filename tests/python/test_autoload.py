@@ -55,6 +55,12 @@ def broken_install(tmp_path):
     (info / "entry_points.txt").write_text(
         "[torch.backends]\ntorch_openreg = torch_openreg:_autoload\n"
     )
+    # An editable install of the source tree would lend the copy what it lacks.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "sys.meta_path[:] = [finder for finder in sys.meta_path\n"
+        "    if not getattr(finder, '__module__', '').startswith('__editable__')]\n"
+    )
     return copy
 
 

@@ -157,17 +157,16 @@ def test_fork_rng():
 
 
 def test_checkpointing_preserves_the_generator():
+    # PyTorch reads torch.openreg._initialized for this, and else does it silently not.
     torch.openreg.init()
     weight = torch.ones(64, device="openreg", requires_grad=True)
-    masks = []
-
-    def dropped(x):
-        y = torch.nn.functional.dropout(x, 0.5)
-        masks.append((y != 0).cpu())
-        return y
-
-    torch.utils.checkpoint.checkpoint(dropped, weight, use_reentrant=False).sum().backward()
-    assert len(masks) == 2 and torch.equal(*masks)
+    dropped = torch.utils.checkpoint.checkpoint(
+        lambda x: torch.nn.functional.dropout(x, 0.5) * x, weight, use_reentrant=False
+    )
+    draw()
+    dropped.sum().backward()
+    # The recomputed mask, in the gradient, is the first one.
+    assert torch.equal(weight.grad.cpu() != 0, dropped.detach().cpu() != 0)
 
 
 def test_unknown_device():

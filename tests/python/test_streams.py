@@ -184,9 +184,18 @@ def test_events_and_streams_of_both_kinds_work_together(kind, stream_kind):
     assert event.query()
     second.synchronize()
     assert isinstance(first.record_event(), torch.Event)
-    first.record_event(event)
     event.wait(second)
     second.wait_stream(first)
+
+
+def test_streams_record_events_of_both_kinds():
+    stream = torch.openreg.Stream()
+    for event in (torch.openreg.Event(), torch.Event("openreg")):
+        assert stream.record_event(event) is event
+        assert event.event_id != 0
+    event = torch.Event("openreg")
+    torch.Stream("openreg").record_event(event)
+    assert event.event_id != 0
 
 
 def test_event_waits_release_the_gil():
@@ -215,17 +224,23 @@ def test_elapsed_time():
     end.synchronize()
     assert 0 < start.elapsed_time(end) < 60_000
     assert end.elapsed_time(start) == -start.elapsed_time(end)
+    plain = torch.Event("openreg", enable_timing=True)
+    plain.record()
+    plain.synchronize()
+    assert start.elapsed_time(plain) > 0
 
 
 def test_elapsed_time_needs_timing_and_records():
     timed, untimed = torch.openreg.Event(enable_timing=True), torch.openreg.Event()
-    with pytest.raises((RuntimeError, ValueError), match="recorded"):
+    with pytest.raises(ValueError, match="recorded"):
         timed.elapsed_time(torch.openreg.Event(enable_timing=True))
     timed.record()
     untimed.record()
     torch.openreg.synchronize()
     with pytest.raises(ValueError, match="enable_timing"):
         timed.elapsed_time(untimed)
+    with pytest.raises(TypeError, match="torch.Event, got str"):
+        timed.elapsed_time("now")
 
 
 def test_event_handles_and_repr():
@@ -252,7 +267,7 @@ def test_recording_again_moves_the_event():
 def test_event_of_one_device_cannot_be_recorded_on_another():
     event = torch.openreg.Event()
     event.record(torch.openreg.current_stream(0))
-    with pytest.raises(RuntimeError, match="device"):
+    with pytest.raises(RuntimeError, match="openreg:1"):
         event.record(torch.openreg.current_stream(1))
 
 

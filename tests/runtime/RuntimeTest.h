@@ -27,8 +27,8 @@
     }                                                                  \
     if (message_.find(words) == std::string::npos) {                   \
       test::failed(                                                    \
-          __FILE__, __LINE__, #statement " says \"" words "\"",        \
-          message_);                                                   \
+          __FILE__, __LINE__, #statement " says as expected",          \
+          "expected \"" + std::string(words) + "\" in: " + message_);  \
     }                                                                  \
   } while (0)
 

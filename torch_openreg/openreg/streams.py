@@ -101,7 +101,9 @@ class Event(torch.Event):
     """A point in a stream's work, to wait for, to query and to measure time with.
 
     It belongs to the device of the stream that records it first; streams of any
-    device may wait for it.
+    device may wait for it. A plain torch.Event works in its place everywhere. The
+    other way round PyTorch itself, with the events of torch.cuda too, refuses it
+    in `record_event` of a plain torch.Stream and `elapsed_time` of a torch.Event.
 
     Args:
         enable_timing (bool): whether `elapsed_time` works with it; default False.
@@ -144,10 +146,10 @@ class Event(torch.Event):
         """Return the milliseconds from this event's record to that of `end_event`.
 
         Raises:
-            ValueError: one of the events does not keep time.
-            RuntimeError: one of the events is not recorded or not reached.
+            ValueError: one of the events does not keep time or is not recorded.
+            RuntimeError: one of the events is not reached yet.
         """
-        return super().elapsed_time(end_event)
+        return _C._elapsed_time(self, end_event)
 
     def synchronize(self) -> None:
         """Wait until the last record has been reached."""
