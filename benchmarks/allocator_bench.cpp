@@ -4,8 +4,10 @@
 // Built with the tests of the runtime (tests/runtime/CMakeLists.txt).
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <thread>
 #include <vector>
 
 #include "runtime/CachingAllocator.h"
@@ -74,5 +76,19 @@ int main() {
     random = random * 1664525 + 1013904223;
     alive[random >> 23] = allocator->allocate(1 + ((random >> 1) & 0x7fffff));
   });
+
+  // While another thread, as a stream's worker does, allocates for kernels.
+  std::atomic<bool> stop{false};
+  std::thread worker([&] {
+    while (!stop.load(std::memory_order_relaxed)) {
+      CachingAllocator::free_in_kernel(
+          CachingAllocator::allocate_in_kernel(2048, 0, stream).block);
+    }
+  });
+  measure("1 KiB, and another thread all the time", [&](int) {
+    allocator->allocate(1024);
+  });
+  stop = true;
+  worker.join();
   return 0;
 }

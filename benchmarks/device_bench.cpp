@@ -28,12 +28,7 @@ double now() {
 
 void check(orError_t error, const char* what) {
   if (error != orSuccess) {
-    fprintf(
-        stderr,
-        "%s: %s: %s\n",
-        what,
-        orGetErrorName(error),
-        orGetLastErrorMessage());
+    fprintf(stderr, "%s: %s: %s\n", what, orGetErrorName(error), orGetLastErrorMessage());
     exit(1);
   }
 }
@@ -41,46 +36,38 @@ void check(orError_t error, const char* what) {
 
 void report(const char* name, std::vector<double> samples, const char* unit) {
   std::sort(samples.begin(), samples.end());
-  printf(
-      "%-52s %10.1f %-4s (p90 %.1f)\n",
-      name,
-      samples[samples.size() / 2],
-      unit,
-      samples[samples.size() * 9 / 10]);
+  printf("%-52s %10.1f %-4s (p90 %.1f)\n", name, samples[samples.size() / 2], unit,
+         samples[samples.size() * 9 / 10]);
 }
 
 struct Empty {
   char payload[64];
 };
 const orClosureType emptyType = {
-    sizeof(Empty),
-    8,
-    nullptr,
-    [](void*, const orLaunchContext*) { return orSuccess; },
-    nullptr,
-    nullptr};
+    sizeof(Empty), 8,      nullptr, [](void*, const orLaunchContext*) { return orSuccess; },
+    nullptr,       nullptr};
 
 // Some milliseconds of arithmetic in registers.
 struct Compute {
   long rounds;
 };
-const orClosureType computeType = {
-    sizeof(Compute),
-    8,
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      uint64_t x = 88172645463325252u;
-      for (long i = 0; i < static_cast<Compute*>(closure)->rounds; ++i) {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-      }
-      volatile uint64_t sink = x;
-      (void)sink;
-      return orSuccess;
-    },
-    nullptr,
-    nullptr};
+const orClosureType computeType = {sizeof(Compute),
+                                   8,
+                                   nullptr,
+                                   [](void* closure, const orLaunchContext*) {
+                                     uint64_t x = 88172645463325252u;
+                                     for (long i = 0; i < static_cast<Compute*>(closure)->rounds;
+                                          ++i) {
+                                       x ^= x << 13;
+                                       x ^= x >> 7;
+                                       x ^= x << 17;
+                                     }
+                                     volatile uint64_t sink = x;
+                                     (void)sink;
+                                     return orSuccess;
+                                   },
+                                   nullptr,
+                                   nullptr};
 
 void launch(orStream_t stream) {
   Empty empty;
@@ -112,12 +99,11 @@ void benchLaunch(orStream_t stream) {
       launch(stream);
       CHECK(orStreamSynchronize(stream));
     }));
-    idle_sync.push_back(
-        perCall(100, [&] {
-          for (int i = 0; i < 100; ++i) {
-            CHECK(orStreamSynchronize(stream));
-          }
-        }));
+    idle_sync.push_back(perCall(100, [&] {
+      for (int i = 0; i < 100; ++i) {
+        CHECK(orStreamSynchronize(stream));
+      }
+    }));
   }
   report("launch + synchronize, worker awake", sync, "ns");
   report("synchronize an idle stream", idle_sync, "ns");
@@ -193,8 +179,7 @@ void benchScaling(orStream_t a, orStream_t b) {
     double start = now();
     for (int i = 0; i < 16; ++i) {
       Compute compute{3000000};
-      CHECK(orLaunch(
-          two && i % 2 ? b : a, "compute", &computeType, &compute));
+      CHECK(orLaunch(two && i % 2 ? b : a, "compute", &computeType, &compute));
     }
     CHECK(orStreamSynchronize(a));
     CHECK(orStreamSynchronize(b));
@@ -233,24 +218,21 @@ void benchMemory(orStream_t stream) {
   memset(pinned, 3, size);
   std::vector<double> plain, to, from, issue, small;
   for (int round = 0; round < 7; ++round) {
-    plain.push_back(
-        size / perCall(1, [&] { memcpy(host.data(), other.data(), size); }));
+    plain.push_back(size / perCall(1, [&] { memcpy(host.data(), other.data(), size); }));
     to.push_back(size / perCall(1, [&] {
-      CHECK(orMemcpy(device, other.data(), size, orMemcpyHostToDevice));
-    }));
+                   CHECK(orMemcpy(device, other.data(), size, orMemcpyHostToDevice));
+                 }));
     from.push_back(size / perCall(1, [&] {
-      CHECK(orMemcpy(host.data(), device, size, orMemcpyDeviceToHost));
-    }));
-    issue.push_back(perCall(1, [&] {
-      CHECK(orMemcpyAsync(device, pinned, size, orMemcpyDefault, stream));
-    }));
+                     CHECK(orMemcpy(host.data(), device, size, orMemcpyDeviceToHost));
+                   }));
+    issue.push_back(
+        perCall(1, [&] { CHECK(orMemcpyAsync(device, pinned, size, orMemcpyDefault, stream)); }));
     CHECK(orStreamSynchronize(stream));
   }
   for (int round = 0; round < 1000; ++round) {
     small.push_back(perCall(100, [&] {
       for (int i = 0; i < 100; ++i) {
-        CHECK(orMemcpyAsync(
-            device, other.data(), 64, orMemcpyHostToDevice, stream));
+        CHECK(orMemcpyAsync(device, other.data(), 64, orMemcpyHostToDevice, stream));
       }
     }));
     CHECK(orStreamSynchronize(stream));
@@ -268,7 +250,7 @@ double cpuSeconds() {
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-      (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+         (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
 } // namespace
@@ -285,9 +267,7 @@ int main() {
   usleep(10000);
   double before = cpuSeconds();
   sleep(1);
-  printf(
-      "%-52s %10.3f %%\n",
-      "processor time of an idle device over a second",
-      (cpuSeconds() - before) * 100);
+  printf("%-52s %10.3f %%\n", "processor time of an idle device over a second",
+         (cpuSeconds() - before) * 100);
   return 0;
 }

@@ -2,8 +2,9 @@
 
     python benchmarks/llm.py [--device NAME] [--rounds N]
 
-Both run in this process with the same engine (examples/paged_llm), one round each in turn, so that what else the
-machine does hits both alike. The ratio is the median over the rounds of device speed / cpu speed.
+Both run in this process with the same engine (examples/paged_llm), one round each in turn, so that
+what else the machine does hits both alike. The ratio is the median over the rounds of device speed
+divided by cpu speed.
 """
 
 import argparse

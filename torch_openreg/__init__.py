@@ -6,12 +6,19 @@ does so explicitly. Either way the device module is `torch.openreg` afterwards.
 """
 
 import sys
+import warnings
 
 
 def _torch_is_importing() -> bool:
     """Tell whether `import torch` is running, whose last step autoloads this package."""
     spec = getattr(sys.modules.get("torch"), "__spec__", None)
     return getattr(spec, "_initializing", False)
+
+
+def _register() -> None:
+    from torch_openreg import _registration
+
+    _registration.register()
 
 
 def _autoload() -> None:
@@ -23,20 +30,29 @@ def _autoload() -> None:
     if _explicit:
         return
     try:
-        _registration.register()
+        _register()
     except Exception as error:
-        _registration.warn_not_loaded(error)
+        _warn_not_loaded(error)
         for name in [name for name in sys.modules if name.partition(".")[0] == __name__]:
             del sys.modules[name]
 
 
+def _warn_not_loaded(error: Exception) -> None:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    message = f"torch_openreg could not be loaded, there is no device openreg: {reason}"
+    try:
+        # With an explicit location, no line of source is printed below it.
+        warnings.warn_explicit(message, RuntimeWarning, filename="torch_openreg", lineno=1)
+    except RuntimeWarning:
+        # Warnings are errors (-W error), which must not break `import torch`.
+        print(f"torch_openreg: {message}", file=sys.stderr)
+
+
 # When torch is being imported, this package is either its last step, which calls
-# _autoload, or else what imported torch in the line below.
+# _autoload, or else what imports torch here.
 _explicit = not _torch_is_importing()
 
 import torch  # noqa: E402, F401
 
-from torch_openreg import _registration  # noqa: E402
-
 if _explicit:
-    _registration.register()
+    _register()

@@ -3,7 +3,6 @@
 import importlib
 import re
 import sys
-import warnings
 
 import torch
 
@@ -35,18 +34,6 @@ def register() -> None:
         sys.modules[f"torch.{NAME}.{submodule.__name__.rpartition('.')[2]}"] = submodule
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     _registered = True
-
-
-def warn_not_loaded(error: Exception) -> None:
-    """Say in one line that the backend is missing and why."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    message = f"torch_openreg could not be loaded, there is no device openreg: {reason}"
-    try:
-        # With an explicit location, no line of source is printed below it.
-        warnings.warn_explicit(message, RuntimeWarning, filename="torch_openreg", lineno=1)
-    except RuntimeWarning:
-        # Warnings are errors (-W error), which must not break `import torch`.
-        print(f"torch_openreg: {message}", file=sys.stderr)
 
 
 def _release(version: str) -> str:

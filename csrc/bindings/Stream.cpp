@@ -1,7 +1,9 @@
-// Streams and events, behind torch.openreg.Stream and Event. Streams cross as
-// the three integers that torch.Stream is made of.
+// Streams and events, behind torch.openreg.Stream and Event. Streams come in as
+// the three integers that torch.Stream is made of, and go out as objects of the
+// Python class that the caller passes.
 
 #include <torch/csrc/Event.h>
+#include <torch/csrc/Stream.h>
 
 #include <tuple>
 
@@ -13,12 +15,24 @@ namespace {
 
 namespace device = c10::openreg;
 
-using StreamTriple = std::tuple<int64_t, int64_t, int64_t>;
-
-StreamTriple pack(const device::OpenRegStream& stream) {
+// A new object of `type`, a subclass of torch.Stream, without a call into Python.
+py::object wrap(const py::type& type, const device::OpenRegStream& stream) {
+  auto* python_type = reinterpret_cast<PyTypeObject*>(type.ptr());
+  TORCH_CHECK_TYPE(
+      PyType_IsSubtype(python_type, THPStreamClass),
+      "expected a subclass of torch.Stream, got ",
+      python_type->tp_name);
+  auto object =
+      py::reinterpret_steal<py::object>(python_type->tp_alloc(python_type, 0));
+  if (!object) {
+    throw py::error_already_set();
+  }
+  auto* wrapped = reinterpret_cast<THPStream*>(object.ptr());
   const c10::StreamData3 data = stream.unwrap().pack3();
-  return {
-      data.stream_id, data.device_index, static_cast<int64_t>(data.device_type)};
+  wrapped->stream_id = data.stream_id;
+  wrapped->device_index = data.device_index;
+  wrapped->device_type = static_cast<int64_t>(data.device_type);
+  return object;
 }
 
 device::OpenRegStream unpack(int64_t id, int64_t index, int64_t type) {
@@ -32,25 +46,38 @@ device::OpenRegStream unpack(int64_t id, int64_t index, int64_t type) {
       static_cast<c10::DeviceType>(type)));
 }
 
+// -1 is the current device.
 c10::DeviceIndex to_index(int64_t index) {
-  device::check_device(index);
+  if (index != -1) {
+    device::check_device(index);
+  }
   return static_cast<c10::DeviceIndex>(index);
 }
 
-StreamTriple current_stream(int64_t index) {
+py::object current_stream(const py::type& type, int64_t index) {
   lazy_init();
-  return pack(device::get_current_stream(to_index(index)));
+  return wrap(type, device::get_current_stream(to_index(index)));
 }
 
-StreamTriple default_stream(int64_t index) {
+py::object default_stream(const py::type& type, int64_t index) {
   lazy_init();
-  return pack(device::get_default_stream(to_index(index)));
+  return wrap(type, device::get_default_stream(to_index(index)));
 }
 
-StreamTriple external_stream(uintptr_t handle, int64_t index) {
+py::object pool_stream(const py::type& type, int64_t index, int priority) {
   lazy_init();
-  return pack(device::get_external_stream(
-      reinterpret_cast<orStream_t>(handle), to_index(index)));
+  return wrap(type, device::get_stream_from_pool(priority, to_index(index)));
+}
+
+py::object external_stream(
+    const py::type& type,
+    uintptr_t handle,
+    int64_t index) {
+  lazy_init();
+  return wrap(
+      type,
+      device::get_external_stream(
+          reinterpret_cast<orStream_t>(handle), to_index(index)));
 }
 
 // Makes the stream's device current as well, as torch.cuda.set_stream does.
@@ -89,8 +116,9 @@ double elapsed_time(const py::handle& start, const py::handle& end) {
 }
 
 uintptr_t raw_current_stream(int64_t index) {
+  device::check_device(index);
   return reinterpret_cast<uintptr_t>(
-      device::current_stream_handle(to_index(index)));
+      device::current_stream_handle(static_cast<c10::DeviceIndex>(index)));
 }
 
 } // namespace
@@ -99,6 +127,7 @@ void bind_stream(py::module_& module) {
   using torch::wrap_pybind_function;
   module.def("_get_current_stream", wrap_pybind_function(&current_stream));
   module.def("_get_default_stream", wrap_pybind_function(&default_stream));
+  module.def("_get_stream_from_pool", wrap_pybind_function(&pool_stream));
   module.def("_get_stream_from_external", wrap_pybind_function(&external_stream));
   module.def("_set_stream", wrap_pybind_function(&set_stream));
   module.def("_get_stream_priority", wrap_pybind_function(&stream_priority));

@@ -1,5 +1,7 @@
 // torch_openreg._C._testing: kernels for tests that show what happens while the
-// device is busy, or when it fails, without sleeping.
+// device is busy, or when it fails, without sleeping, and what only C++ asks.
+
+#include <ATen/detail/PrivateUse1HooksInterface.h>
 
 #include <condition_variable>
 #include <memory>
@@ -50,7 +52,8 @@ void launch(const char* name, Closure closure) {
   OPENREG_CHECK(error);
 }
 
-// A kernel that runs until it is released.
+// A kernel that runs until it is released. Not for OPENREG_LAUNCH_BLOCKING=1, with
+// which its launch never returns.
 class BlockingKernel {
  public:
   BlockingKernel() {
@@ -107,6 +110,17 @@ void failing_kernel(int code, const std::string& message) {
   });
 }
 
+int64_t device_of_pointer(uintptr_t pointer) {
+  return at::detail::getPrivateUse1Hooks()
+      .getDeviceFromPtr(reinterpret_cast<void*>(pointer))
+      .index();
+}
+
+bool has_primary_context(int64_t index) {
+  return at::detail::getPrivateUse1Hooks().hasPrimaryContext(
+      static_cast<c10::DeviceIndex>(index));
+}
+
 } // namespace
 
 void bind_testing(py::module_& module) {
@@ -121,6 +135,10 @@ void bind_testing(py::module_& module) {
         self.release();
       });
   testing.def("failing_kernel", torch::wrap_pybind_function(&failing_kernel));
+  testing.def(
+      "device_of_pointer", torch::wrap_pybind_function(&device_of_pointer));
+  testing.def(
+      "has_primary_context", torch::wrap_pybind_function(&has_primary_context));
   py::enum_<orError_t>(testing, "Error", py::arithmetic())
       .value("LAUNCH_FAILURE", orErrorLaunchFailure)
       .value("LAUNCH_INDEX", orErrorLaunchIndex)

@@ -38,11 +38,9 @@ orError_t readDeviceCount(int* count) {
   unsigned long long value = 0;
   const char* end = nullptr;
   if (!parseNumber(text, &value, &end) || *end || value > kMaxDevices) {
-    return fail(
-        orErrorInitialization,
-        "OPENREG_DEVICE_COUNT: expected a number from 0 to %d, got \"%s\"",
-        kMaxDevices,
-        text);
+    return fail(orErrorInitialization,
+                "OPENREG_DEVICE_COUNT: expected a number from 0 to %d, got \"%s\"", kMaxDevices,
+                text);
   }
   *count = static_cast<int>(value);
   return orSuccess;
@@ -61,17 +59,14 @@ orError_t readVisibleDevices(int count, std::vector<int>* visible) {
     unsigned long long value = 0;
     const char* end = at;
     bool good = parseNumber(at, &value, &end) &&
-        (*end == '\0' || (*end == ',' && end[1] != '\0')) &&
-        value < static_cast<unsigned long long>(count) &&
-        std::find(visible->begin(), visible->end(), int(value)) ==
-            visible->end();
+                (*end == '\0' || (*end == ',' && end[1] != '\0')) &&
+                value < static_cast<unsigned long long>(count) &&
+                std::find(visible->begin(), visible->end(), int(value)) == visible->end();
     if (!good) {
-      return fail(
-          orErrorInitialization,
-          "OPENREG_VISIBLE_DEVICES: expected distinct device numbers below %d "
-          "(OPENREG_DEVICE_COUNT) separated by commas, got \"%s\"",
-          count,
-          text);
+      return fail(orErrorInitialization,
+                  "OPENREG_VISIBLE_DEVICES: expected distinct device numbers below %d "
+                  "(OPENREG_DEVICE_COUNT) separated by commas, got \"%s\"",
+                  count, text);
     }
     visible->push_back(static_cast<int>(value));
     at = *end ? end + 1 : end;
@@ -80,8 +75,8 @@ orError_t readVisibleDevices(int count, std::vector<int>* visible) {
 }
 
 size_t defaultDeviceMemory() {
-  size_t physical = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
-      static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  size_t physical =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
   size_t half = physical / 2 / kGiB * kGiB;
   return std::clamp(half, kGiB, 16 * kGiB);
 }
@@ -102,13 +97,11 @@ orError_t readDeviceMemory(size_t* size) {
     good = known != nullptr && (!unit[1] || !strcmp(unit + 1, "iB"));
     shift = good ? 10 * static_cast<int>(known - kUnits + 1) : 0;
   }
-  if (!good || value > (kMaxDeviceMemory >> shift) ||
-      (value << shift) < kMinDeviceMemory) {
-    return fail(
-        orErrorInitialization,
-        "OPENREG_DEVICE_MEMORY: expected a size from 2MiB to 1TiB such as "
-        "\"8GiB\", \"8G\", \"512MiB\", \"512M\" or a number of bytes, got \"%s\"",
-        text);
+  if (!good || value > (kMaxDeviceMemory >> shift) || (value << shift) < kMinDeviceMemory) {
+    return fail(orErrorInitialization,
+                "OPENREG_DEVICE_MEMORY: expected a size from 2MiB to 1TiB such as "
+                "\"8GiB\", \"8G\", \"512MiB\", \"512M\" or a number of bytes, got \"%s\"",
+                text);
   }
   // Whole pages: the windows of the devices lie side by side.
   *size = static_cast<size_t>(value << shift) & ~size_t(4095);
@@ -125,8 +118,7 @@ orError_t readSwitch(const char* name, bool* value) {
     *value = true;
     return orSuccess;
   }
-  return fail(
-      orErrorInitialization, "%s: expected 0 or 1, got \"%s\"", name, text);
+  return fail(orErrorInitialization, "%s: expected 0 or 1, got \"%s\"", name, text);
 }
 
 } // namespace

@@ -11,10 +11,10 @@ namespace openreg {
 // table for users; nothing else in csrc/device calls getenv.
 struct Config {
   std::vector<int> visible_devices; // physical numbers in visible order
-  size_t device_memory; // OPENREG_DEVICE_MEMORY, a device's capacity
-  bool launch_blocking; // OPENREG_LAUNCH_BLOCKING
-  bool sticky_errors; // OPENREG_STICKY_ERRORS
-  bool memory_check; // OPENREG_MEMORY_CHECK
+  size_t device_memory;             // OPENREG_DEVICE_MEMORY, a device's capacity
+  bool launch_blocking;             // OPENREG_LAUNCH_BLOCKING
+  bool sticky_errors;               // OPENREG_STICKY_ERRORS
+  bool memory_check;                // OPENREG_MEMORY_CHECK
 };
 
 constexpr int kMaxDevices = 64;

@@ -15,9 +15,9 @@ constexpr size_t kMaxStaged = size_t(64) << 10;
 // One side of a copy.
 struct Side {
   const char* argument; // "dst" or "src"
-  char* pointer; // what the caller gave
-  size_t extent; // bytes from the first to behind the last
-  int device = -1; // -1: host
+  char* pointer;        // what the caller gave
+  size_t extent;        // bytes from the first to behind the last
+  int device = -1;      // -1: host
   bool pinned = false;
   char* bytes = nullptr; // where the host finds them
 };
@@ -54,21 +54,14 @@ struct Request {
 };
 
 orError_t checkExtent(
-    const char* caller, const Side& side, uintptr_t begin, size_t size,
-    const char* memory) {
+    const char* caller, const Side& side, uintptr_t begin, size_t size, const char* memory) {
   size_t offset = reinterpret_cast<uintptr_t>(side.pointer) - begin;
   if (side.extent > size - offset) {
-    return fail(
-        orErrorInvalidValue,
-        "%s: %s: %zu bytes at %p run over the end of a %s allocation of %zu "
-        "bytes, which has %zu left from there",
-        caller,
-        side.argument,
-        side.extent,
-        static_cast<void*>(side.pointer),
-        memory,
-        size,
-        size - offset);
+    return fail(orErrorInvalidValue,
+                "%s: %s: %zu bytes at %p run over the end of a %s allocation of %zu "
+                "bytes, which has %zu left from there",
+                caller, side.argument, side.extent, static_cast<void*>(side.pointer), memory, size,
+                size - offset);
   }
   return orSuccess;
 }
@@ -80,17 +73,12 @@ orError_t resolve(const char* caller, Side* side) {
   side->device = deviceOfAddress(side->pointer);
   if (side->device >= 0) {
     Block block;
-    if (!deviceAt(side->device)
-             .heap.find(reinterpret_cast<uintptr_t>(side->pointer), &block) ||
+    if (!deviceAt(side->device).heap.find(reinterpret_cast<uintptr_t>(side->pointer), &block) ||
         block.free_pending) {
-      return fail(
-          orErrorInvalidDevicePointer,
-          "%s: %s: %p is an address of device %d that is not allocated%s",
-          caller,
-          side->argument,
-          static_cast<void*>(side->pointer),
-          side->device,
-          block.free_pending ? " any more" : "");
+      return fail(orErrorInvalidDevicePointer,
+                  "%s: %s: %p is an address of device %d that is not allocated%s", caller,
+                  side->argument, static_cast<void*>(side->pointer), side->device,
+                  block.free_pending ? " any more" : "");
     }
     OR_TRY(checkExtent(caller, *side, block.begin, block.size, "device"));
     side->bytes = static_cast<char*>(orBacking(side->pointer));
@@ -99,46 +87,30 @@ orError_t resolve(const char* caller, Side* side) {
   PinnedBlock block;
   side->bytes = side->pointer;
   side->pinned = findPinned(side->pointer, &block);
-  return side->pinned
-      ? checkExtent(caller, *side, block.begin, block.size, "pinned")
-      : orSuccess;
+  return side->pinned ? checkExtent(caller, *side, block.begin, block.size, "pinned") : orSuccess;
 }
 
-orError_t checkKind(
-    const char* caller, orMemcpyKind kind, const Side& dst, const Side& src) {
-  static const char* const kNames[] = {
-      "orMemcpyHostToHost",
-      "orMemcpyHostToDevice",
-      "orMemcpyDeviceToHost",
-      "orMemcpyDeviceToDevice"};
+orError_t checkKind(const char* caller, orMemcpyKind kind, const Side& dst, const Side& src) {
+  static const char* const kNames[] = {"orMemcpyHostToHost", "orMemcpyHostToDevice",
+                                       "orMemcpyDeviceToHost", "orMemcpyDeviceToDevice"};
   if (kind == orMemcpyDefault) {
     return orSuccess;
   }
   if (kind < orMemcpyHostToHost || kind > orMemcpyDefault) {
-    return fail(
-        orErrorInvalidCopyDirection,
-        "%s: kind must be an orMemcpyKind, got %d",
-        caller,
-        static_cast<int>(kind));
+    return fail(orErrorInvalidCopyDirection, "%s: kind must be an orMemcpyKind, got %d", caller,
+                static_cast<int>(kind));
   }
-  bool to_device =
-      kind == orMemcpyHostToDevice || kind == orMemcpyDeviceToDevice;
-  bool from_device =
-      kind == orMemcpyDeviceToHost || kind == orMemcpyDeviceToDevice;
-  const Side* wrong = to_device != (dst.device >= 0) ? &dst
-      : from_device != (src.device >= 0)             ? &src
-                                                     : nullptr;
+  bool to_device = kind == orMemcpyHostToDevice || kind == orMemcpyDeviceToDevice;
+  bool from_device = kind == orMemcpyDeviceToHost || kind == orMemcpyDeviceToDevice;
+  const Side* wrong = to_device != (dst.device >= 0)     ? &dst
+                      : from_device != (src.device >= 0) ? &src
+                                                         : nullptr;
   if (!wrong) {
     return orSuccess;
   }
-  return fail(
-      orErrorInvalidCopyDirection,
-      "%s: kind is %s, but %s (%p) is %s memory",
-      caller,
-      kNames[kind],
-      wrong->argument,
-      static_cast<void*>(wrong->pointer),
-      wrong->device >= 0 ? "device" : "host");
+  return fail(orErrorInvalidCopyDirection, "%s: kind is %s, but %s (%p) is %s memory", caller,
+              kNames[kind], wrong->argument, static_cast<void*>(wrong->pointer),
+              wrong->device >= 0 ? "device" : "host");
 }
 
 const char* traceName(const Side& dst, const Side& src) {
@@ -151,30 +123,29 @@ const char* traceName(const Side& dst, const Side& src) {
   return src.device == dst.device ? "memcpyDtoD" : "memcpyPtoP";
 }
 
-const orClosureType transferType = {
-    sizeof(Transfer),
-    alignof(Transfer),
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      auto* transfer = static_cast<Transfer*>(closure);
-      transfer->run(transfer->src);
-      return orSuccess;
-    },
-    nullptr,
-    nullptr};
+const orClosureType transferType = {sizeof(Transfer),
+                                    alignof(Transfer),
+                                    nullptr,
+                                    [](void* closure, const orLaunchContext*) {
+                                      auto* transfer = static_cast<Transfer*>(closure);
+                                      transfer->run(transfer->src);
+                                      return orSuccess;
+                                    },
+                                    nullptr,
+                                    nullptr};
 
 // The source's bytes lie behind the closure.
-const orClosureType inlineStagedType = {
-    sizeof(Transfer),
-    alignof(Transfer),
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      auto* transfer = static_cast<Transfer*>(closure);
-      transfer->run(reinterpret_cast<const char*>(transfer + 1));
-      return orSuccess;
-    },
-    nullptr,
-    nullptr};
+const orClosureType inlineStagedType = {sizeof(Transfer),
+                                        alignof(Transfer),
+                                        nullptr,
+                                        [](void* closure, const orLaunchContext*) {
+                                          auto* transfer = static_cast<Transfer*>(closure);
+                                          transfer->run(
+                                              reinterpret_cast<const char*>(transfer + 1));
+                                          return orSuccess;
+                                        },
+                                        nullptr,
+                                        nullptr};
 
 // The source is a copy on the heap.
 const orClosureType heapStagedType = {
@@ -182,9 +153,7 @@ const orClosureType heapStagedType = {
     alignof(Transfer),
     nullptr,
     transferType.invoke,
-    [](void* closure) {
-      delete[] static_cast<Transfer*>(closure)->src;
-    },
+    [](void* closure) { delete[] static_cast<Transfer*>(closure)->src; },
     nullptr};
 
 struct Fill {
@@ -193,23 +162,21 @@ struct Fill {
   size_t size;
 };
 
-const orClosureType fillType = {
-    sizeof(Fill),
-    alignof(Fill),
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      auto* fill = static_cast<Fill*>(closure);
-      memset(fill->bytes, fill->value, fill->size);
-      return orSuccess;
-    },
-    nullptr,
-    nullptr};
+const orClosureType fillType = {sizeof(Fill),
+                                alignof(Fill),
+                                nullptr,
+                                [](void* closure, const orLaunchContext*) {
+                                  auto* fill = static_cast<Fill*>(closure);
+                                  memset(fill->bytes, fill->value, fill->size);
+                                  return orSuccess;
+                                },
+                                nullptr,
+                                nullptr};
 
 // Runs work on the calling thread, in order with the stream: once what is
 // queued there is done.
 template <typename Function>
-orError_t runInOrder(
-    const char* caller, Stream* stream, const Work& work, Function function) {
+orError_t runInOrder(const char* caller, Stream* stream, const Work& work, Function function) {
   OR_TRY(stream->device->checkSticky());
   orTraceRecord record{};
   auto emit = [&](orTracePhase phase) {
@@ -240,8 +207,7 @@ orError_t runInOrder(
   return stream->device->takeError();
 }
 
-orError_t submitStaged(
-    Stream* stream, Work* work, Transfer transfer, size_t extent) {
+orError_t submitStaged(Stream* stream, Work* work, Transfer transfer, size_t extent) {
   if (sizeof(Transfer) + extent <= OR_INLINE_CLOSURE_SIZE) {
     work->type = &inlineStagedType;
     work->attachment = transfer.src;
@@ -260,9 +226,8 @@ orError_t submitStaged(
 }
 
 // `peers`: the devices that dst and src must be on, for the Peer forms.
-orError_t copy(
-    const Request& request, Stream* stream, bool asynchronous,
-    const int* peers = nullptr) {
+orError_t
+copy(const Request& request, Stream* stream, bool asynchronous, const int* peers = nullptr) {
   const char* caller = request.caller;
   if (request.width == 0 || request.height == 0) {
     return orSuccess;
@@ -271,26 +236,17 @@ orError_t copy(
   const size_t pitches[2] = {request.dst_pitch, request.src_pitch};
   for (int i = 0; i < 2; ++i) {
     if (request.height > 1 && pitches[i] < request.width) {
-      return fail(
-          orErrorInvalidValue,
-          "%s: %s_pitch must be at least width, %zu, got %zu",
-          caller,
-          i == 0 ? "dst" : "src",
-          request.width,
-          pitches[i]);
+      return fail(orErrorInvalidValue, "%s: %s_pitch must be at least width, %zu, got %zu", caller,
+                  i == 0 ? "dst" : "src", request.width, pitches[i]);
     }
     size_t before_last;
     if (__builtin_mul_overflow(pitches[i], request.height - 1, &before_last) ||
         __builtin_add_overflow(before_last, request.width, &extents[i])) {
-      return fail(
-          orErrorInvalidValue, "%s: width, height and pitch overflow", caller);
+      return fail(orErrorInvalidValue, "%s: width, height and pitch overflow", caller);
     }
   }
   Side dst{"dst", static_cast<char*>(request.dst), extents[0]};
-  Side src{
-      "src",
-      const_cast<char*>(static_cast<const char*>(request.src)),
-      extents[1]};
+  Side src{"src", const_cast<char*>(static_cast<const char*>(request.src)), extents[1]};
   OR_TRY(resolve(caller, &dst));
   OR_TRY(resolve(caller, &src));
   OR_TRY(checkKind(caller, request.kind, dst, src));
@@ -298,31 +254,21 @@ orError_t copy(
     const Side& side = i == 0 ? dst : src;
     if (side.device != peers[i]) {
       return fail(
-          orErrorInvalidDevicePointer,
-          "%s: %s (%p) must be memory of device %d, but is of %s %d",
-          caller,
-          side.argument,
-          static_cast<void*>(side.pointer),
-          peers[i],
-          side.device < 0 ? "the host, not" : "device",
-          side.device < 0 ? peers[i] : side.device);
+          orErrorInvalidDevicePointer, "%s: %s (%p) must be memory of device %d, but is of %s %d",
+          caller, side.argument, static_cast<void*>(side.pointer), peers[i],
+          side.device < 0 ? "the host, not" : "device", side.device < 0 ? peers[i] : side.device);
     }
   }
   // Rows may interleave; only plain copies are known to collide.
   if (request.height == 1 && dst.pointer < src.pointer + src.extent &&
       src.pointer < dst.pointer + dst.extent) {
-    return fail(
-        orErrorInvalidValue,
-        "%s: dst (%p) and src (%p) overlap in a copy of %zu bytes",
-        caller,
-        static_cast<void*>(dst.pointer),
-        static_cast<void*>(src.pointer),
-        request.width);
+    return fail(orErrorInvalidValue, "%s: dst (%p) and src (%p) overlap in a copy of %zu bytes",
+                caller, static_cast<void*>(dst.pointer), static_cast<void*>(src.pointer),
+                request.width);
   }
 
-  Transfer transfer{
-      dst.bytes,         src.bytes,     request.dst_pitch,
-      request.src_pitch, request.width, request.height};
+  Transfer transfer{dst.bytes,         src.bytes,     request.dst_pitch,
+                    request.src_pitch, request.width, request.height};
   Work work;
   work.kind = orTraceMemcpy;
   work.name = traceName(dst, src);
@@ -350,8 +296,7 @@ orError_t copyOn(const Request& request, orStream_t handle, bool asynchronous) {
 }
 
 orError_t copyPeer(
-    const Request& request, int dst_device, int src_device, orStream_t handle,
-    bool asynchronous) {
+    const Request& request, int dst_device, int src_device, orStream_t handle, bool asynchronous) {
   OR_TRY(ensureReady());
   Device* unused;
   OR_TRY(deviceByOrdinal(request.caller, "dst_device", dst_device, &unused));
@@ -362,9 +307,12 @@ orError_t copyPeer(
   return copy(request, stream, asynchronous, peers);
 }
 
-orError_t fill(
-    const char* caller, void* pointer, int value, size_t size,
-    orStream_t handle, bool asynchronous) {
+orError_t fill(const char* caller,
+               void* pointer,
+               int value,
+               size_t size,
+               orStream_t handle,
+               bool asynchronous) {
   OR_TRY(ensureReady());
   Stream* stream;
   OR_TRY(findStream(caller, handle, &stream));
@@ -374,11 +322,8 @@ orError_t fill(
   Side side{"pointer", static_cast<char*>(pointer), size};
   OR_TRY(resolve(caller, &side));
   if (side.device < 0) {
-    return fail(
-        orErrorInvalidDevicePointer,
-        "%s: pointer must be device memory, got host memory at %p",
-        caller,
-        pointer);
+    return fail(orErrorInvalidDevicePointer,
+                "%s: pointer must be device memory, got host memory at %p", caller, pointer);
   }
   Fill fill{side.bytes, value, size};
   Work work;
@@ -391,8 +336,7 @@ orError_t fill(
   if (asynchronous) {
     return submitTraced(stream, work, &fill);
   }
-  return runInOrder(
-      caller, stream, work, [&] { memset(fill.bytes, value, size); });
+  return runInOrder(caller, stream, work, [&] { memset(fill.bytes, value, size); });
 }
 
 } // namespace
@@ -400,64 +344,53 @@ orError_t fill(
 
 using namespace openreg;
 
-orError_t orMemcpy(
-    void* dst, const void* src, size_t size, orMemcpyKind kind) {
-  return copyOn(
-      {"orMemcpy", dst, src, size, size, size, 1, kind}, nullptr, false);
+orError_t orMemcpy(void* dst, const void* src, size_t size, orMemcpyKind kind) {
+  return copyOn({"orMemcpy", dst, src, size, size, size, 1, kind}, nullptr, false);
 }
 
-orError_t orMemcpyAsync(
-    void* dst, const void* src, size_t size, orMemcpyKind kind,
-    orStream_t stream) {
-  return copyOn(
-      {"orMemcpyAsync", dst, src, size, size, size, 1, kind}, stream, true);
+orError_t
+orMemcpyAsync(void* dst, const void* src, size_t size, orMemcpyKind kind, orStream_t stream) {
+  return copyOn({"orMemcpyAsync", dst, src, size, size, size, 1, kind}, stream, true);
 }
 
-orError_t orMemcpy2D(
-    void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
-    size_t width, size_t height, orMemcpyKind kind) {
-  return copyOn(
-      {"orMemcpy2D", dst, src, dst_pitch, src_pitch, width, height, kind},
-      nullptr,
-      false);
+orError_t orMemcpy2D(void* dst,
+                     size_t dst_pitch,
+                     const void* src,
+                     size_t src_pitch,
+                     size_t width,
+                     size_t height,
+                     orMemcpyKind kind) {
+  return copyOn({"orMemcpy2D", dst, src, dst_pitch, src_pitch, width, height, kind}, nullptr,
+                false);
 }
 
-orError_t orMemcpy2DAsync(
-    void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
-    size_t width, size_t height, orMemcpyKind kind, orStream_t stream) {
-  return copyOn(
-      {"orMemcpy2DAsync", dst, src, dst_pitch, src_pitch, width, height, kind},
-      stream,
-      true);
+orError_t orMemcpy2DAsync(void* dst,
+                          size_t dst_pitch,
+                          const void* src,
+                          size_t src_pitch,
+                          size_t width,
+                          size_t height,
+                          orMemcpyKind kind,
+                          orStream_t stream) {
+  return copyOn({"orMemcpy2DAsync", dst, src, dst_pitch, src_pitch, width, height, kind}, stream,
+                true);
 }
 
-orError_t orMemcpyPeer(
-    void* dst, int dst_device, const void* src, int src_device, size_t size) {
-  return copyPeer(
-      {"orMemcpyPeer", dst, src, size, size, size, 1, orMemcpyDeviceToDevice},
-      dst_device,
-      src_device,
-      nullptr,
-      false);
+orError_t orMemcpyPeer(void* dst, int dst_device, const void* src, int src_device, size_t size) {
+  return copyPeer({"orMemcpyPeer", dst, src, size, size, size, 1, orMemcpyDeviceToDevice},
+                  dst_device, src_device, nullptr, false);
 }
 
 orError_t orMemcpyPeerAsync(
-    void* dst, int dst_device, const void* src, int src_device, size_t size,
-    orStream_t stream) {
-  return copyPeer(
-      {"orMemcpyPeerAsync", dst, src, size, size, size, 1,
-       orMemcpyDeviceToDevice},
-      dst_device,
-      src_device,
-      stream,
-      true);
+    void* dst, int dst_device, const void* src, int src_device, size_t size, orStream_t stream) {
+  return copyPeer({"orMemcpyPeerAsync", dst, src, size, size, size, 1, orMemcpyDeviceToDevice},
+                  dst_device, src_device, stream, true);
 }
 
 orError_t orMemset(void* pointer, int value, size_t size) {
   return fill("orMemset", pointer, value, size, nullptr, false);
 }
 
-orError_t orMemsetAsync(
-    void* pointer, int value, size_t size, orStream_t stream) {
+orError_t orMemsetAsync(void* pointer, int value, size_t size, orStream_t stream) {
   return fill("orMemsetAsync", pointer, value, size, stream, true);
 }

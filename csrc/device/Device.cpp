@@ -55,26 +55,18 @@ Device& deviceAt(int ordinal) {
 
 orError_t currentDevice(Device** device) {
   if (OR_UNLIKELY(count == 0)) {
-    fail(
-        orErrorInvalidDevice,
-        "no device is visible (see OPENREG_DEVICE_COUNT and "
-        "OPENREG_VISIBLE_DEVICES)");
+    fail(orErrorInvalidDevice, "no device is visible (see OPENREG_DEVICE_COUNT and "
+                               "OPENREG_VISIBLE_DEVICES)");
     return orErrorInvalidDevice; // here, so that compilers see it
   }
   *device = devices[currentOrdinal];
   return orSuccess;
 }
 
-orError_t deviceByOrdinal(
-    const char* caller, const char* argument, int ordinal, Device** device) {
+orError_t deviceByOrdinal(const char* caller, const char* argument, int ordinal, Device** device) {
   if (ordinal < 0 || ordinal >= deviceCount()) {
-    fail(
-        orErrorInvalidDevice,
-        "%s: %s must be a device from 0 to %d, got %d",
-        caller,
-        argument,
-        deviceCount() - 1,
-        ordinal);
+    fail(orErrorInvalidDevice, "%s: %s must be a device from 0 to %d, got %d", caller, argument,
+         deviceCount() - 1, ordinal);
     return orErrorInvalidDevice;
   }
   *device = devices[ordinal];
@@ -139,11 +131,8 @@ void Device::removeStream(Stream* stream) {
 orError_t Device::waitForAll(const char* caller) {
   Stream* own = Stream::ofThisThread();
   if (own && own->device == this) {
-    return fail(
-        orErrorNotSupported,
-        "%s: called by work of device %d, which would wait for itself",
-        caller,
-        ordinal);
+    return fail(orErrorNotSupported, "%s: called by work of device %d, which would wait for itself",
+                caller, ordinal);
   }
   for (Stream* stream : referenceStreams()) {
     stream->waitFor(stream->issued());
@@ -275,25 +264,19 @@ orError_t orDeviceEnablePeerAccess(int peer, unsigned flags) {
   OR_TRY(currentDevice(&device));
   OR_TRY(deviceByOrdinal("orDeviceEnablePeerAccess", "peer", peer, &other));
   if (flags != 0) {
-    return fail(
-        orErrorInvalidValue,
-        "orDeviceEnablePeerAccess: flags must be 0, got %u",
-        flags);
+    return fail(orErrorInvalidValue, "orDeviceEnablePeerAccess: flags must be 0, got %u", flags);
   }
   if (device == other) {
-    return fail(
-        orErrorInvalidDevice,
-        "orDeviceEnablePeerAccess: peer must be another device than the "
-        "current one, %d",
-        peer);
+    return fail(orErrorInvalidDevice,
+                "orDeviceEnablePeerAccess: peer must be another device than the "
+                "current one, %d",
+                peer);
   }
   uint64_t bit = uint64_t(1) << peer;
   if (device->peers.fetch_or(bit) & bit) {
-    return fail(
-        orErrorPeerAccessAlreadyEnabled,
-        "orDeviceEnablePeerAccess: access of device %d to %d is already enabled",
-        device->ordinal,
-        peer);
+    return fail(orErrorPeerAccessAlreadyEnabled,
+                "orDeviceEnablePeerAccess: access of device %d to %d is already enabled",
+                device->ordinal, peer);
   }
   return orSuccess;
 }
@@ -305,11 +288,9 @@ orError_t orDeviceDisablePeerAccess(int peer) {
   OR_TRY(deviceByOrdinal("orDeviceDisablePeerAccess", "peer", peer, &other));
   uint64_t bit = uint64_t(1) << peer;
   if (!(device->peers.fetch_and(~bit) & bit)) {
-    return fail(
-        orErrorPeerAccessNotEnabled,
-        "orDeviceDisablePeerAccess: access of device %d to %d is not enabled",
-        device->ordinal,
-        peer);
+    return fail(orErrorPeerAccessNotEnabled,
+                "orDeviceDisablePeerAccess: access of device %d to %d is not enabled",
+                device->ordinal, peer);
   }
   return orSuccess;
 }

@@ -24,9 +24,7 @@ class Device {
   void recordError(orError_t code, const std::string& message);
   // Returns and clears the pending error. Sticky: returns and keeps it.
   orError_t takeError() {
-    return OR_LIKELY(!error_pending_.load(std::memory_order_acquire))
-        ? orSuccess
-        : takeErrorSlow();
+    return OR_LIKELY(!error_pending_.load(std::memory_order_acquire)) ? orSuccess : takeErrorSlow();
   }
   // For calls that report only sticky errors.
   orError_t checkSticky() {
@@ -44,7 +42,7 @@ class Device {
   orError_t waitForAll(const char* caller);
   orError_t reset();
 
-  const int ordinal; // what the API calls it
+  const int ordinal;  // what the API calls it
   const int physical; // which one it is without OPENREG_VISIBLE_DEVICES
   Heap heap;
   Stream* default_stream = nullptr;
@@ -70,7 +68,6 @@ Device& deviceAt(int ordinal);
 
 // The calling thread's current device. Fails if there is none at all.
 orError_t currentDevice(Device** device);
-orError_t deviceByOrdinal(
-    const char* caller, const char* argument, int ordinal, Device** device);
+orError_t deviceByOrdinal(const char* caller, const char* argument, int ordinal, Device** device);
 
 } // namespace openreg

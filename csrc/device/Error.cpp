@@ -34,34 +34,23 @@ ErrorText textOf(orError_t error) {
     case orErrorInvalidDevice:
       return {"orErrorInvalidDevice", "invalid device ordinal"};
     case orErrorInvalidDevicePointer:
-      return {
-          "orErrorInvalidDevicePointer",
-          "the pointer is not in an allocation of a device"};
+      return {"orErrorInvalidDevicePointer", "the pointer is not in an allocation of a device"};
     case orErrorInvalidResourceHandle:
-      return {
-          "orErrorInvalidResourceHandle",
-          "the stream or event does not exist or was destroyed"};
+      return {"orErrorInvalidResourceHandle",
+              "the stream or event does not exist or was destroyed"};
     case orErrorInvalidCopyDirection:
-      return {
-          "orErrorInvalidCopyDirection",
-          "the pointers do not fit the direction of the copy"};
+      return {"orErrorInvalidCopyDirection", "the pointers do not fit the direction of the copy"};
     case orErrorNotReady:
       return {"orErrorNotReady", "work is still pending"};
     case orErrorPeerAccessAlreadyEnabled:
-      return {
-          "orErrorPeerAccessAlreadyEnabled",
-          "access to the peer device is already enabled"};
+      return {"orErrorPeerAccessAlreadyEnabled", "access to the peer device is already enabled"};
     case orErrorPeerAccessNotEnabled:
-      return {
-          "orErrorPeerAccessNotEnabled",
-          "access to the peer device is not enabled"};
+      return {"orErrorPeerAccessNotEnabled", "access to the peer device is not enabled"};
     case orErrorNotSupported:
       return {"orErrorNotSupported", "the operation is not supported"};
     case orErrorForked:
-      return {
-          "orErrorForked",
-          "the device cannot be used in a process forked from the one that "
-          "initialised it"};
+      return {"orErrorForked", "the device cannot be used in a process forked from the one that "
+                               "initialised it"};
     case orErrorHostMemoryAllocation:
       return {"orErrorHostMemoryAllocation", "out of pinned host memory"};
     case orErrorLaunchFailure:
@@ -73,14 +62,11 @@ ErrorText textOf(orError_t error) {
     case orErrorLaunchType:
       return {"orErrorLaunchType", "a launch met an invalid type"};
     case orErrorLaunchNotImplemented:
-      return {
-          "orErrorLaunchNotImplemented", "a launch is not implemented for this"};
+      return {"orErrorLaunchNotImplemented", "a launch is not implemented for this"};
     case orErrorLaunchOutOfMemory:
       return {"orErrorLaunchOutOfMemory", "a launch ran out of device memory"};
     case orErrorLaunchLinAlg:
-      return {
-          "orErrorLaunchLinAlg",
-          "a linear algebra routine failed in a launch"};
+      return {"orErrorLaunchLinAlg", "a linear algebra routine failed in a launch"};
   }
   return {"orErrorUnknown", "unknown error code"};
 }

@@ -1,6 +1,7 @@
 #include "Event.h"
 
 #include <mutex>
+#include <utility>
 
 #include "Stream.h"
 #include "Trace.h"
@@ -13,11 +14,8 @@ HandlePool<Event> eventPool(0xa);
 orError_t findEvent(const char* caller, orEvent_t handle, Event** event) {
   *event = eventPool.find(handle);
   if (OR_UNLIKELY(!*event)) {
-    fail(
-        orErrorInvalidResourceHandle,
-        "%s: event %p does not exist or was destroyed",
-        caller,
-        static_cast<void*>(handle));
+    fail(orErrorInvalidResourceHandle, "%s: event %p does not exist or was destroyed", caller,
+         static_cast<void*>(handle));
     return orErrorInvalidResourceHandle; // here, so that compilers see it
   }
   return orSuccess;
@@ -65,25 +63,28 @@ const orClosureType stampType = {
     nullptr};
 
 // Holds a stream up until another has reached a point.
-const orClosureType waitType = {
-    sizeof(Point),
-    alignof(Point),
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      auto* point = static_cast<Point*>(closure);
-      if (point->stream) {
-        point->stream->waitFor(point->number);
-      }
-      return orSuccess;
-    },
-    [](void* closure) { releasePoint(*static_cast<Point*>(closure)); },
-    nullptr};
+const orClosureType waitType = {sizeof(Point),
+                                alignof(Point),
+                                nullptr,
+                                [](void* closure, const orLaunchContext*) {
+                                  auto* point = static_cast<Point*>(closure);
+                                  if (point->stream) {
+                                    point->stream->waitFor(point->number);
+                                  }
+                                  return orSuccess;
+                                },
+                                [](void* closure) { releasePoint(*static_cast<Point*>(closure)); },
+                                nullptr};
 
 } // namespace
 
 void Event::recycle() {
-  releasePoint(point);
-  point = {};
+  Point last;
+  {
+    std::lock_guard<SpinLock> guard(lock);
+    std::swap(last, point);
+  }
+  releasePoint(last);
 }
 
 void destroyEventsOf(Device* device) {
@@ -106,11 +107,10 @@ orError_t orEventCreate(orEvent_t* event, unsigned flags) {
     return fail(orErrorInvalidValue, "orEventCreate: event is NULL");
   }
   if (flags & ~unsigned(orEventDisableTiming)) {
-    return fail(
-        orErrorInvalidValue,
-        "orEventCreate: flags must be orEventDefault or orEventDisableTiming, "
-        "got %u",
-        flags);
+    return fail(orErrorInvalidValue,
+                "orEventCreate: flags must be orEventDefault or orEventDisableTiming, "
+                "got %u",
+                flags);
   }
   Event* created = eventPool.create();
   if (!created) {
@@ -130,10 +130,9 @@ orError_t orEventDestroy(orEvent_t event) {
   Event* found;
   OR_TRY(findEvent("orEventDestroy", event, &found));
   if (!eventPool.retire(found, event)) {
-    return fail(
-        orErrorInvalidResourceHandle,
-        "orEventDestroy: event %p was destroyed by another thread",
-        static_cast<void*>(event));
+    return fail(orErrorInvalidResourceHandle,
+                "orEventDestroy: event %p was destroyed by another thread",
+                static_cast<void*>(event));
   }
   eventPool.release(found);
   return orSuccess;
@@ -210,15 +209,13 @@ orError_t orEventSynchronize(orEvent_t event) {
   OR_TRY(findEvent("orEventSynchronize", event, &found));
   Point point = pointOf(found);
   Device* device = point.stream ? point.stream->device : found->device;
-  SyncTrace trace(
-      "eventSynchronize", device->ordinal, point.stream ? point.stream->id : 0);
+  SyncTrace trace("eventSynchronize", device->ordinal, point.stream ? point.stream->id : 0);
   if (!isReached(point)) {
     if (Stream::ofThisThread() == point.stream) {
       releasePoint(point);
-      return trace.end(fail(
-          orErrorNotSupported,
-          "orEventSynchronize: called by work of the event's own stream, which "
-          "would wait for itself"));
+      return trace.end(fail(orErrorNotSupported,
+                            "orEventSynchronize: called by work of the event's own stream, which "
+                            "would wait for itself"));
     }
     point.stream->waitFor(point.number);
   }
@@ -226,12 +223,10 @@ orError_t orEventSynchronize(orEvent_t event) {
   return trace.end(device->takeError());
 }
 
-orError_t orEventElapsedTime(
-    float* milliseconds, orEvent_t start, orEvent_t end) {
+orError_t orEventElapsedTime(float* milliseconds, orEvent_t start, orEvent_t end) {
   OR_TRY(ensureReady());
   if (!milliseconds) {
-    return fail(
-        orErrorInvalidValue, "orEventElapsedTime: milliseconds is NULL");
+    return fail(orErrorInvalidValue, "orEventElapsedTime: milliseconds is NULL");
   }
   uint64_t times[2];
   const orEvent_t handles[2] = {start, end};
@@ -242,11 +237,8 @@ orError_t orEventElapsedTime(
     OR_TRY(findEvent("orEventElapsedTime", handles[i], &event));
     std::lock_guard<SpinLock> guard(event->lock);
     if (!event->keeps_time || !event->point.stream) {
-      return fail(
-          orErrorInvalidResourceHandle,
-          "orEventElapsedTime: the %s event %s",
-          which,
-          event->keeps_time ? "was never recorded" : "keeps no time");
+      return fail(orErrorInvalidResourceHandle, "orEventElapsedTime: the %s event %s", which,
+                  event->keeps_time ? "was never recorded" : "keeps no time");
     }
     ready &= isReached(event->point);
     times[i] = event->time;
@@ -254,21 +246,19 @@ orError_t orEventElapsedTime(
   if (!ready) {
     return orErrorNotReady;
   }
-  *milliseconds = static_cast<float>(
-      (static_cast<double>(times[1]) - static_cast<double>(times[0])) * 1e-6);
+  *milliseconds =
+      static_cast<float>((static_cast<double>(times[1]) - static_cast<double>(times[0])) * 1e-6);
   return orSuccess;
 }
 
-orError_t orStreamWaitEvent(
-    orStream_t stream, orEvent_t event, unsigned flags) {
+orError_t orStreamWaitEvent(orStream_t stream, orEvent_t event, unsigned flags) {
   OR_TRY(ensureReady());
   Stream* on;
   OR_TRY(findStream("orStreamWaitEvent", stream, &on));
   Event* found;
   OR_TRY(findEvent("orStreamWaitEvent", event, &found));
   if (flags != 0) {
-    return fail(
-        orErrorInvalidValue, "orStreamWaitEvent: flags must be 0, got %u", flags);
+    return fail(orErrorInvalidValue, "orStreamWaitEvent: flags must be 0, got %u", flags);
   }
   OR_TRY(on->device->checkSticky());
   Point point = pointOf(found);

@@ -29,7 +29,7 @@ struct Event : Pooled {
   SpinLock lock; // for what follows
   Point point;
   uint64_t records = 0; // how often recorded
-  uint64_t time = 0; // when the last record was reached
+  uint64_t time = 0;    // when the last record was reached
 };
 
 void destroyEventsOf(Device* device);

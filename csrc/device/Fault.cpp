@@ -66,10 +66,8 @@ void report(uintptr_t fault) {
     return;
   }
   Line line;
-  line.text(
-      by_device
-          ? "openreg: device code accessed memory that is not allocated, at "
-          : "openreg: host access to device memory at ");
+  line.text(by_device ? "openreg: device code accessed memory that is not allocated, at "
+                      : "openreg: host access to device memory at ");
   line.number(address, 16).text(": device ").number(ordinal).text(", ");
   Block block;
   bool busy = false;
@@ -82,13 +80,11 @@ void report(uintptr_t fault) {
         .text(" bytes], offset ")
         .number(address - block.begin);
   } else {
-    line.text(
-        busy ? "allocation unknown (the table was in use)"
-             : "not in an allocation (freed, out of bounds, or never allocated)");
+    line.text(busy ? "allocation unknown (the table was in use)"
+                   : "not in an allocation (freed, out of bounds, or never allocated)");
   }
   if (!by_device) {
-    line.text(
-        "; the host cannot touch device memory: copy it to the host first");
+    line.text("; the host cannot touch device memory: copy it to the host first");
   }
   line.write();
 }
@@ -100,8 +96,7 @@ void onFault(int signal, siginfo_t* info, void* context) {
   if (info->si_code > 0 && !hasFlag(kForked)) {
     report(reinterpret_cast<uintptr_t>(info->si_addr));
   }
-  const struct sigaction& previous =
-      signal == SIGSEGV ? previousSegv : previousBus;
+  const struct sigaction& previous = signal == SIGSEGV ? previousSegv : previousBus;
   errno = saved;
   if (previous.sa_flags & SA_SIGINFO) {
     previous.sa_sigaction(signal, info, context);

@@ -43,14 +43,13 @@ class HandlePool {
         return nullptr;
       }
       if (count_ % kChunkSize == 0) {
-        chunks_[count_ / kChunkSize].store(
-            new T[kChunkSize], std::memory_order_release);
+        chunks_[count_ / kChunkSize].store(new T[kChunkSize], std::memory_order_release);
       }
       object = at(count_);
       object->index = count_++;
     }
     object->uses++;
-    object->references.store(1, std::memory_order_relaxed);
+    object->references.store(1, std::memory_order_release);
     return static_cast<T*>(object);
   }
 
@@ -64,11 +63,10 @@ class HandlePool {
   // nullptr unless the handle is of a living object.
   T* find(const void* handle) const {
     T* object = findEvenDestroyed(handle);
-    return object &&
-            object->handle.load(std::memory_order_acquire) ==
-                reinterpret_cast<uint64_t>(handle)
-        ? object
-        : nullptr;
+    return object && object->handle.load(std::memory_order_acquire) ==
+                         reinterpret_cast<uint64_t>(handle)
+               ? object
+               : nullptr;
   }
 
   // The object that has or had the handle.
@@ -91,6 +89,24 @@ class HandlePool {
 
   void addReference(T* object) {
     object->references.fetch_add(1, std::memory_order_relaxed);
+  }
+
+  // A reference for a call that found the object by its handle and is going to
+  // wait: false if the object was destroyed and released meanwhile, even if it
+  // is in use again under another handle.
+  bool tryReference(T* object, uint64_t handle) {
+    uint32_t references = object->references.load(std::memory_order_relaxed);
+    do {
+      if (references == 0) {
+        return false;
+      }
+    } while (!object->references.compare_exchange_weak(
+        references, references + 1, std::memory_order_acquire, std::memory_order_relaxed));
+    if (handleFor(object) == handle) {
+      return true;
+    }
+    release(object);
+    return false;
   }
 
   void release(T* object) {
@@ -124,8 +140,7 @@ class HandlePool {
   static constexpr uint32_t kChunks = 16384;
 
   T* at(uint32_t index) const {
-    return &chunks_[index / kChunkSize].load(
-        std::memory_order_relaxed)[index % kChunkSize];
+    return &chunks_[index / kChunkSize].load(std::memory_order_relaxed)[index % kChunkSize];
   }
 
   const uint64_t tag_;

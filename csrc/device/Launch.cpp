@@ -9,32 +9,26 @@
 namespace openreg {
 namespace {
 
-orError_t checkClosure(
-    const char* name, const orClosureType* type, const void* closure) {
+orError_t checkClosure(const char* name, const orClosureType* type, const void* closure) {
   if (!name || !type || !closure || !type->invoke) {
-    return fail(
-        orErrorInvalidValue,
-        "orLaunch: %s is NULL",
-        !name          ? "name"
-            : !type    ? "type"
-            : !closure ? "closure"
-                       : "type->invoke");
+    return fail(orErrorInvalidValue, "orLaunch: %s is NULL",
+                !name      ? "name"
+                : !type    ? "type"
+                : !closure ? "closure"
+                           : "type->invoke");
   }
   if (type->alignment > 64 || (type->alignment & (type->alignment - 1))) {
-    return fail(
-        orErrorInvalidValue,
-        "orLaunch(%s): the closure's alignment must be a power of two up to 64, "
-        "got %zu",
-        name,
-        type->alignment);
+    return fail(orErrorInvalidValue,
+                "orLaunch(%s): the closure's alignment must be a power of two up to 64, "
+                "got %zu",
+                name, type->alignment);
   }
   return orSuccess;
 }
 
 // OPENREG_MEMORY_CHECK: what a kernel says that it reads and writes must be
 // allocated, on its own device or on one that its device may access.
-orError_t checkRanges(
-    const char* name, Device* device, const std::vector<orMemoryRange>& ranges) {
+orError_t checkRanges(const char* name, Device* device, const std::vector<orMemoryRange>& ranges) {
   for (const orMemoryRange& range : ranges) {
     int owner = deviceOfAddress(range.base);
     if (owner < 0 || range.size == 0) {
@@ -44,30 +38,20 @@ orError_t checkRanges(
     Block block;
     if (!deviceAt(owner).heap.find(address, &block) || block.free_pending ||
         range.size > block.begin + block.size - address) {
-      return fail(
-          orErrorInvalidDevicePointer,
-          "%s: %s %zu bytes at %p, which are not in one allocation of device %d",
-          name,
-          range.is_write ? "writes" : "reads",
-          range.size,
-          range.base,
-          owner);
+      return fail(orErrorInvalidDevicePointer,
+                  "%s: %s %zu bytes at %p, which are not in one allocation of device %d", name,
+                  range.is_write ? "writes" : "reads", range.size, range.base, owner);
     }
     if (owner != device->ordinal && !(device->peers.load() >> owner & 1)) {
-      return fail(
-          orErrorPeerAccessNotEnabled,
-          "%s: runs on device %d and %s memory of device %d without peer access",
-          name,
-          device->ordinal,
-          range.is_write ? "writes" : "reads",
-          owner);
+      return fail(orErrorPeerAccessNotEnabled,
+                  "%s: runs on device %d and %s memory of device %d without peer access", name,
+                  device->ordinal, range.is_write ? "writes" : "reads", owner);
     }
   }
   return orSuccess;
 }
 
-orError_t launchWatched(
-    Stream* stream, Work* work, const orClosureType* type, void* closure) {
+orError_t launchWatched(Stream* stream, Work* work, const orClosureType* type, void* closure) {
   std::vector<orMemoryRange> ranges;
   if (type->ranges) {
     ranges.resize(16);
@@ -91,32 +75,28 @@ struct HostFunction {
   void* user;
 };
 
-const orClosureType hostFunctionType = {
-    sizeof(HostFunction),
-    alignof(HostFunction),
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      auto* call = static_cast<HostFunction*>(closure);
-      call->function(call->user);
-      return orSuccess;
-    },
-    nullptr,
-    nullptr};
+const orClosureType hostFunctionType = {sizeof(HostFunction),
+                                        alignof(HostFunction),
+                                        nullptr,
+                                        [](void* closure, const orLaunchContext*) {
+                                          auto* call = static_cast<HostFunction*>(closure);
+                                          call->function(call->user);
+                                          return orSuccess;
+                                        },
+                                        nullptr,
+                                        nullptr};
 
 } // namespace
 } // namespace openreg
 
 using namespace openreg;
 
-orError_t orLaunch(
-    orStream_t stream, const char* name, const orClosureType* type,
-    void* closure) {
+orError_t orLaunch(orStream_t stream, const char* name, const orClosureType* type, void* closure) {
   OR_TRY(ensureReady());
   Stream* on;
   OR_TRY(findStream("orLaunch", stream, &on));
-  if (OR_UNLIKELY(
-          !name || !type || !closure || !type->invoke || type->alignment > 64 ||
-          (type->alignment & (type->alignment - 1)))) {
+  if (OR_UNLIKELY(!name || !type || !closure || !type->invoke || type->alignment > 64 ||
+                  (type->alignment & (type->alignment - 1)))) {
     return checkClosure(name, type, closure);
   }
   Work work;
@@ -130,13 +110,11 @@ orError_t orLaunch(
   return submitTraced(on, work, closure);
 }
 
-orError_t orKernelFail(
-    const orLaunchContext* context, orError_t code, const char* message) {
+orError_t orKernelFail(const orLaunchContext* context, orError_t code, const char* message) {
   code = isLaunchError(code) ? code : orErrorLaunchFailure;
   // By the stream and not by the address: who replays a closure may have made a
   // context of its own.
-  Stream* stream =
-      context ? streamPool.findEvenDestroyed(context->stream) : nullptr;
+  Stream* stream = context ? streamPool.findEvenDestroyed(context->stream) : nullptr;
   if (stream) {
     RunningLaunch* running = stream->running();
     std::lock_guard<std::mutex> guard(running->mutex);
@@ -158,8 +136,7 @@ const char* orInternName(const char* name) {
   return names->insert(name).first->c_str();
 }
 
-orError_t orLaunchHostFunc(
-    orStream_t stream, void (*function)(void* user), void* user) {
+orError_t orLaunchHostFunc(orStream_t stream, void (*function)(void* user), void* user) {
   OR_TRY(ensureReady());
   Stream* on;
   OR_TRY(findStream("orLaunchHostFunc", stream, &on));

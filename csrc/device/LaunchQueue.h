@@ -28,7 +28,7 @@ namespace openreg {
 
 struct alignas(64) Record {
   uint32_t bytes; // to the next record; a multiple of 64
-  uint32_t kind; // an orTraceKind, or one of these:
+  uint32_t kind;  // an orTraceKind, or one of these:
   static constexpr uint32_t kPadding = 0;
   static constexpr uint32_t kUntraced = 1u << 31;
 
@@ -58,9 +58,7 @@ class LaunchQueue {
 
   // With the lock: the ring's memory; pages come when touched.
   bool allocate() {
-    void* ring = mmap(
-        nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-        -1, 0);
+    void* ring = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     ring_ = ring == MAP_FAILED ? nullptr : static_cast<char*>(ring);
     return ring_ != nullptr;
   }

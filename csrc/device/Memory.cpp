@@ -31,9 +31,7 @@ size_t roundUp(size_t value, size_t multiple) {
 // in all bits that huge pages and kernels look at.
 char* reserve(size_t size, int protection) {
   size_t padded = size + kHugePage;
-  void* raw = mmap(
-      nullptr, padded, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-      -1, 0);
+  void* raw = mmap(nullptr, padded, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (raw == MAP_FAILED) {
     return nullptr;
   }
@@ -43,9 +41,7 @@ char* reserve(size_t size, int protection) {
     munmap(raw, aligned - begin);
   }
   if (aligned + size != begin + padded) {
-    munmap(
-        reinterpret_cast<void*>(aligned + size),
-        begin + padded - aligned - size);
+    munmap(reinterpret_cast<void*>(aligned + size), begin + padded - aligned - size);
   }
   return reinterpret_cast<char*>(aligned);
 }
@@ -79,22 +75,17 @@ orError_t reserveWindows(int device_count) {
     if (!window) {
       continue;
     }
-    backing =
-        reserve(size, config().memory_check ? PROT_NONE : PROT_READ | PROT_WRITE);
+    backing = reserve(size, config().memory_check ? PROT_NONE : PROT_READ | PROT_WRITE);
     if (!backing) {
       munmap(window, size);
     }
   }
   if (!backing) {
-    return fail(
-        orErrorInitialization,
-        "cannot reserve %zu bytes of address space twice for %d devices (%s); "
-        "lower OPENREG_DEVICE_MEMORY, now %zu, or raise the limit (ulimit -v, "
-        "vm.overcommit_memory)",
-        capacity * device_count,
-        device_count,
-        strerror(errno),
-        config().device_memory);
+    return fail(orErrorInitialization,
+                "cannot reserve %zu bytes of address space twice for %d devices (%s); "
+                "lower OPENREG_DEVICE_MEMORY, now %zu, or raise the limit (ulimit -v, "
+                "vm.overcommit_memory)",
+                capacity * device_count, device_count, strerror(errno), config().device_memory);
   }
   size_t size = deviceStride * device_count;
   madvise(window, size, MADV_DONTDUMP);
@@ -115,33 +106,25 @@ int deviceOfAddress(const void* pointer) {
   if (!orIsDeviceAddress(pointer)) {
     return -1;
   }
-  return static_cast<int>(
-      (reinterpret_cast<uintptr_t>(pointer) - orDeviceRangeBegin) /
-      deviceStride);
+  return static_cast<int>((reinterpret_cast<uintptr_t>(pointer) - orDeviceRangeBegin) /
+                          deviceStride);
 }
 
 Heap::Heap(int ordinal)
-    : ordinal_(ordinal),
-      begin_(orDeviceRangeBegin + deviceStride * ordinal),
+    : ordinal_(ordinal), begin_(orDeviceRangeBegin + deviceStride * ordinal),
       end_(begin_ + deviceStride) {
   ranges_.reset(begin_, end_);
 }
 
-orError_t Heap::allocate(
-    const char* caller, size_t size, void** pointer, bool* pending) {
+orError_t Heap::allocate(const char* caller, size_t size, void** pointer, bool* pending) {
   std::lock_guard<std::mutex> guard(mutex_);
   *pending = false;
   size_t total = capacity();
   size_t charged = size > total ? size : roundUp(size, kGranule);
   if (charged > total - used_) {
-    return fail(
-        orErrorMemoryAllocation,
-        "%s: tried to allocate %zu bytes on device %d; %zu of %zu bytes are free",
-        caller,
-        size,
-        ordinal_,
-        total - used_,
-        total);
+    return fail(orErrorMemoryAllocation,
+                "%s: tried to allocate %zu bytes on device %d; %zu of %zu bytes are free", caller,
+                size, ordinal_, total - used_, total);
   }
   size_t reserved = charged;
   size_t alignment = charged >= kHugePage ? kHugePage : kGranule;
@@ -153,27 +136,19 @@ orError_t Heap::allocate(
   uintptr_t begin = ranges_.allocate(reserved, alignment);
   if (!begin) {
     *pending = pending_ > 0;
-    return fail(
-        orErrorMemoryAllocation,
-        "%s: tried to allocate %zu bytes on device %d; %zu of %zu bytes are "
-        "free, but the largest free range of addresses is %zu bytes",
-        caller,
-        size,
-        ordinal_,
-        total - used_,
-        total,
-        ranges_.largestFree());
+    return fail(orErrorMemoryAllocation,
+                "%s: tried to allocate %zu bytes on device %d; %zu of %zu bytes are "
+                "free, but the largest free range of addresses is %zu bytes",
+                caller, size, ordinal_, total - used_, total, ranges_.largestFree());
   }
   if (config().memory_check &&
       mprotect(backingOf(begin), reserved - kPage, PROT_READ | PROT_WRITE)) {
     int error = errno;
     ranges_.free(begin, reserved);
-    return fail(
-        orErrorMemoryAllocation,
-        "%s: OPENREG_MEMORY_CHECK: mprotect failed (%s); too many allocations "
-        "for vm.max_map_count?",
-        caller,
-        strerror(error));
+    return fail(orErrorMemoryAllocation,
+                "%s: OPENREG_MEMORY_CHECK: mprotect failed (%s); too many allocations "
+                "for vm.max_map_count?",
+                caller, strerror(error));
   }
   entries_.emplace(begin, Entry{size, reserved, charged, false});
   used_ += charged;
@@ -181,17 +156,13 @@ orError_t Heap::allocate(
   return orSuccess;
 }
 
-orError_t Heap::lookUp(
-    const char* caller, void* pointer, Entries::iterator* entry) {
+orError_t Heap::lookUp(const char* caller, void* pointer, Entries::iterator* entry) {
   *entry = entries_.find(reinterpret_cast<uintptr_t>(pointer));
   if (*entry == entries_.end() || (*entry)->second.free_pending) {
-    return fail(
-        orErrorInvalidDevicePointer,
-        "%s: pointer must be the start of an allocation that was not freed yet, "
-        "got %p (device %d)",
-        caller,
-        pointer,
-        ordinal_);
+    return fail(orErrorInvalidDevicePointer,
+                "%s: pointer must be the start of an allocation that was not freed yet, "
+                "got %p (device %d)",
+                caller, pointer, ordinal_);
   }
   return orSuccess;
 }
@@ -238,10 +209,9 @@ void Heap::remove(Entries::iterator entry) {
   } else if (reserved >= kHugePage) {
     // The huge pages that the block touched and that nobody uses any more.
     // Small blocks keep theirs: they are likely to be wanted again.
-    uintptr_t from = std::max(
-        roundUp(range.begin, kHugePage), begin / kHugePage * kHugePage);
-    uintptr_t to = std::min(
-        range.end / kHugePage * kHugePage, roundUp(begin + reserved, kHugePage));
+    uintptr_t from = std::max(roundUp(range.begin, kHugePage), begin / kHugePage * kHugePage);
+    uintptr_t to =
+        std::min(range.end / kHugePage * kHugePage, roundUp(begin + reserved, kHugePage));
     releasePages(from, to);
   }
 }
@@ -289,23 +259,19 @@ size_t Heap::available() {
 
 namespace {
 
-orError_t deviceOfAllocation(
-    const char* caller, void* pointer, Device** device) {
+orError_t deviceOfAllocation(const char* caller, void* pointer, Device** device) {
   int ordinal = deviceOfAddress(pointer);
   if (ordinal < 0) {
-    return fail(
-        orErrorInvalidDevicePointer,
-        "%s: pointer must be device memory, got %p, which is host memory or "
-        "nothing",
-        caller,
-        pointer);
+    return fail(orErrorInvalidDevicePointer,
+                "%s: pointer must be device memory, got %p, which is host memory or "
+                "nothing",
+                caller, pointer);
   }
   *device = &deviceAt(ordinal);
   return orSuccess;
 }
 
-orError_t allocate(
-    const char* caller, void** pointer, size_t size, Device* device) {
+orError_t allocate(const char* caller, void** pointer, size_t size, Device* device) {
   if (!pointer) {
     return fail(orErrorInvalidValue, "%s: pointer is NULL", caller);
   }
@@ -329,17 +295,16 @@ struct FinishFree {
   void* pointer;
 };
 
-const orClosureType finishFreeType = {
-    sizeof(FinishFree),
-    alignof(FinishFree),
-    nullptr,
-    [](void* closure, const orLaunchContext*) {
-      auto* free = static_cast<FinishFree*>(closure);
-      free->heap->finishFree(free->pointer);
-      return orSuccess;
-    },
-    nullptr,
-    nullptr};
+const orClosureType finishFreeType = {sizeof(FinishFree),
+                                      alignof(FinishFree),
+                                      nullptr,
+                                      [](void* closure, const orLaunchContext*) {
+                                        auto* free = static_cast<FinishFree*>(closure);
+                                        free->heap->finishFree(free->pointer);
+                                        return orSuccess;
+                                      },
+                                      nullptr,
+                                      nullptr};
 
 } // namespace
 } // namespace openreg
@@ -367,11 +332,9 @@ orError_t orFree(void* pointer) {
   OR_TRY(device->waitForAll("orFree"));
   // Traced first: once free, the address may be traced as allocated elsewhere.
   Block block;
-  if (isTraced(orTraceFree) &&
-      device->heap.find(reinterpret_cast<uintptr_t>(pointer), &block) &&
+  if (isTraced(orTraceFree) && device->heap.find(reinterpret_cast<uintptr_t>(pointer), &block) &&
       !block.free_pending) {
-    traceMemory(
-        orTraceFree, "free", device->ordinal, 0, pointer, block.size);
+    traceMemory(orTraceFree, "free", device->ordinal, 0, pointer, block.size);
   }
   size_t size;
   return device->heap.free("orFree", pointer, &size);
@@ -385,9 +348,7 @@ orError_t orMallocAsync(void** pointer, size_t size, orStream_t stream) {
   // queued before uses them.
   OR_TRY(allocate("orMallocAsync", pointer, size, on->device));
   if (isTraced(orTraceAlloc) && size) {
-    traceMemory(
-        orTraceAlloc, "mallocAsync", on->device->ordinal, on->id, *pointer,
-        size);
+    traceMemory(orTraceAlloc, "mallocAsync", on->device->ordinal, on->id, *pointer, size);
   }
   return orSuccess;
 }
@@ -404,8 +365,7 @@ orError_t orFreeAsync(void* pointer, orStream_t stream) {
   size_t size;
   OR_TRY(device->heap.beginFree("orFreeAsync", pointer, &size));
   if (isTraced(orTraceFree)) {
-    traceMemory(
-        orTraceFree, "freeAsync", device->ordinal, on->id, pointer, size);
+    traceMemory(orTraceFree, "freeAsync", device->ordinal, on->id, pointer, size);
   }
   FinishFree free{&device->heap, pointer};
   Work work;
@@ -419,8 +379,7 @@ orError_t orMemGetInfo(size_t* free, size_t* total) {
   Device* device;
   OR_TRY(currentDevice(&device));
   if (!free || !total) {
-    return fail(
-        orErrorInvalidValue, "orMemGetInfo: %s is NULL", free ? "total" : "free");
+    return fail(orErrorInvalidValue, "orMemGetInfo: %s is NULL", free ? "total" : "free");
   }
   *free = device->heap.available();
   *total = device->heap.capacity();

@@ -24,7 +24,7 @@ namespace openreg {
 
 struct Block {
   uintptr_t begin = 0;
-  size_t size = 0; // as requested
+  size_t size = 0;           // as requested
   bool free_pending = false; // orFreeAsync was called, its turn has not come
 };
 
@@ -35,8 +35,7 @@ class Heap {
 
   // *pending: it fails for want of addresses that stream-ordered frees will
   // give back.
-  orError_t allocate(
-      const char* caller, size_t size, void** pointer, bool* pending);
+  orError_t allocate(const char* caller, size_t size, void** pointer, bool* pending);
   // Ends a block at once.
   orError_t free(const char* caller, void* pointer, size_t* size);
   // The two halves of a stream-ordered free: the capacity comes back with the
@@ -47,18 +46,16 @@ class Heap {
 
   // The block that holds the address. try_only: for signal handlers; gives up
   // rather than wait, then sets *busy.
-  bool find(
-      uintptr_t address, Block* block, bool try_only = false,
-      bool* busy = nullptr);
+  bool find(uintptr_t address, Block* block, bool try_only = false, bool* busy = nullptr);
 
   size_t capacity() const;
   size_t available();
 
  private:
   struct Entry {
-    size_t size; // requested
+    size_t size;     // requested
     size_t reserved; // addresses taken
-    size_t charged; // counted against the capacity
+    size_t charged;  // counted against the capacity
     bool free_pending;
   };
   using Entries = std::map<uintptr_t, Entry>;

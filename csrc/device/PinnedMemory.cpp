@@ -59,8 +59,7 @@ orError_t orHostAlloc(void** pointer, size_t size, unsigned flags) {
     return fail(orErrorInvalidValue, "orHostAlloc: pointer is NULL");
   }
   if (flags != 0) {
-    return fail(
-        orErrorInvalidValue, "orHostAlloc: flags must be 0, got %u", flags);
+    return fail(orErrorInvalidValue, "orHostAlloc: flags must be 0, got %u", flags);
   }
   if (size == 0) {
     *pointer = nullptr;
@@ -68,15 +67,11 @@ orError_t orHostAlloc(void** pointer, size_t size, unsigned flags) {
   }
   void* memory = MAP_FAILED;
   if (size <= SIZE_MAX - kPage) {
-    memory = mmap(
-        nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-        0);
+    memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   }
   if (memory == MAP_FAILED) {
-    return fail(
-        orErrorHostMemoryAllocation,
-        "orHostAlloc: the system has not %zu bytes of memory",
-        size);
+    return fail(orErrorHostMemoryAllocation, "orHostAlloc: the system has not %zu bytes of memory",
+                size);
   }
   if (size >= kHugePage) {
     madvise(memory, size, MADV_HUGEPAGE);
@@ -96,8 +91,7 @@ orError_t orFreeHost(void* pointer) {
   }
   PinnedBlock block;
   auto isStart = [&] {
-    return findPinned(pointer, &block) &&
-        block.begin == reinterpret_cast<uintptr_t>(pointer);
+    return findPinned(pointer, &block) && block.begin == reinterpret_cast<uintptr_t>(pointer);
   };
   bool known = isStart();
   if (known) {
@@ -110,45 +104,36 @@ orError_t orFreeHost(void* pointer) {
     known = all.blocks.erase(block.begin) == 1;
   }
   if (!known) {
-    return fail(
-        orErrorInvalidValue,
-        "orFreeHost: pointer must come from orHostAlloc and not be freed yet, "
-        "got %p",
-        pointer);
+    return fail(orErrorInvalidValue,
+                "orFreeHost: pointer must come from orHostAlloc and not be freed yet, "
+                "got %p",
+                pointer);
   }
   munmap(pointer, block.size);
   return orSuccess;
 }
 
-orError_t orPointerGetAttributes(
-    orPointerAttributes* attributes, const void* pointer) {
+orError_t orPointerGetAttributes(orPointerAttributes* attributes, const void* pointer) {
   OR_TRY(ensureReady());
   if (!attributes) {
-    return fail(
-        orErrorInvalidValue, "orPointerGetAttributes: attributes is NULL");
+    return fail(orErrorInvalidValue, "orPointerGetAttributes: attributes is NULL");
   }
   int device = deviceOfAddress(pointer);
   if (device >= 0) {
     Block block;
-    if (!deviceAt(device).heap.find(
-            reinterpret_cast<uintptr_t>(pointer), &block)) {
-      return fail(
-          orErrorInvalidDevicePointer,
-          "orPointerGetAttributes: %p is an address of device %d that is not "
-          "allocated",
-          pointer,
-          device);
+    if (!deviceAt(device).heap.find(reinterpret_cast<uintptr_t>(pointer), &block)) {
+      return fail(orErrorInvalidDevicePointer,
+                  "orPointerGetAttributes: %p is an address of device %d that is not "
+                  "allocated",
+                  pointer, device);
     }
-    *attributes = {
-        orMemoryTypeDevice, device, reinterpret_cast<void*>(block.begin),
-        block.size};
+    *attributes = {orMemoryTypeDevice, device, reinterpret_cast<void*>(block.begin), block.size};
     return orSuccess;
   }
   PinnedBlock pinned;
   if (findPinned(pointer, &pinned)) {
-    *attributes = {
-        orMemoryTypeHost, pinned.device, reinterpret_cast<void*>(pinned.begin),
-        pinned.size};
+    *attributes = {orMemoryTypeHost, pinned.device, reinterpret_cast<void*>(pinned.begin),
+                   pinned.size};
     return orSuccess;
   }
   *attributes = {orMemoryTypeUnregistered, -1, nullptr, 0};

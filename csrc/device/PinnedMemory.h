@@ -8,7 +8,7 @@ namespace openreg {
 struct PinnedBlock {
   uintptr_t begin = 0;
   size_t size = 0; // as requested
-  int device = 0; // current when allocated
+  int device = 0;  // current when allocated
 };
 
 // The pinned block that holds the address.

@@ -28,7 +28,7 @@ class RangeAllocator {
   void insert(uintptr_t begin, uintptr_t end);
   void erase(std::map<uintptr_t, uintptr_t>::iterator range);
 
-  std::map<uintptr_t, uintptr_t> by_address_; // begin -> end
+  std::map<uintptr_t, uintptr_t> by_address_;      // begin -> end
   std::set<std::pair<size_t, uintptr_t>> by_size_; // (size, begin)
 };
 

@@ -55,11 +55,10 @@ bool isExitingThread() {
 
 orError_t initialize() {
   if (hasFlag(kForked)) {
-    return fail(
-        orErrorForked,
-        "the device was initialised before fork() and cannot be used in the "
-        "child process; start processes with the 'spawn' method, or do not use "
-        "the device before forking");
+    return fail(orErrorForked,
+                "the device was initialised before fork() and cannot be used in the "
+                "child process; start processes with the 'spawn' method, or do not use "
+                "the device before forking");
   }
   static std::mutex mutex;
   std::lock_guard<std::mutex> guard(mutex);

@@ -16,8 +16,8 @@ namespace openreg {
 enum RuntimeFlag : uint32_t {
   kTraceKinds = orTraceAll,
   kUninitialized = 1u << 16,
-  kForked = 1u << 17, // this is a child of the process that initialised us
-  kExiting = 1u << 18, // exit() runs: workers start nothing any more
+  kForked = 1u << 17,      // this is a child of the process that initialised us
+  kExiting = 1u << 18,     // exit() runs: workers start nothing any more
   kStickyError = 1u << 19, // a device holds an error that stays until reset
   kLaunchBlocking = 1u << 20,
   kMemoryCheck = 1u << 21,
@@ -32,8 +32,7 @@ orError_t initialize();
 
 // Every function that needs the devices begins with this.
 inline orError_t ensureReady() {
-  if (OR_LIKELY(!(runtimeFlags.load(std::memory_order_acquire) &
-                  (kUninitialized | kForked)))) {
+  if (OR_LIKELY(!(runtimeFlags.load(std::memory_order_acquire) & (kUninitialized | kForked)))) {
     return orSuccess;
   }
   return initialize();

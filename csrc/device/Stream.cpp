@@ -26,8 +26,7 @@ Stream* Stream::create(Device* device, int priority) {
   stream->wake_at_.store(UINT64_MAX, std::memory_order_relaxed);
   stream->parked_.store(false, std::memory_order_relaxed);
   device->addStream(stream);
-  stream->public_handle_ =
-      reinterpret_cast<orStream_t>(streamPool.handleFor(stream));
+  stream->public_handle_ = reinterpret_cast<orStream_t>(streamPool.handleFor(stream));
   streamPool.publish(stream);
   return stream;
 }
@@ -69,8 +68,7 @@ size_t heapAlignment(const orClosureType* type) {
 } // namespace
 
 void* newHeapClosure(const orClosureType* type) {
-  return ::operator new(
-      type->size, std::align_val_t(heapAlignment(type)), std::nothrow);
+  return ::operator new(type->size, std::align_val_t(heapAlignment(type)), std::nothrow);
 }
 
 void freeHeapClosure(const orClosureType* type, void* closure) {
@@ -90,11 +88,8 @@ orError_t Stream::submit(const Work& work, void* closure, uint64_t* number) {
   if (OR_UNLIKELY(inline_size > OR_INLINE_CLOSURE_SIZE)) {
     heap = newHeapClosure(type);
     if (!heap) {
-      return openreg::fail(
-          orErrorHostMemoryAllocation,
-          "%s: no host memory for a closure of %zu bytes",
-          work.name,
-          type->size);
+      return openreg::fail(orErrorHostMemoryAllocation,
+                           "%s: no host memory for a closure of %zu bytes", work.name, type->size);
     }
     inline_size = 0;
   }
@@ -114,16 +109,27 @@ orError_t Stream::submit(const Work& work, void* closure, uint64_t* number) {
     uint64_t done = completed();
     uint64_t queued = issued_.load(std::memory_order_relaxed) - done;
     uint64_t half = done + (queued + 1) / 2;
+    streamPool.addReference(this); // it is accepting_, so it is not released yet
     queue_.lock.unlock();
-    if (ofThisThread() == this || (hasFlag(kExiting) && isExitingThread())) {
-      return failed(openreg::fail(
-          orErrorNotSupported,
-          "%s: the stream's queue is full and would not empty: it was called %s",
-          work.name,
-          hasFlag(kExiting) ? "during exit" : "by work of the same stream"));
+    bool endless = ofThisThread() == this || (hasFlag(kExiting) && isExitingThread());
+    if (!endless) {
+      waitFor(half);
     }
-    waitFor(half);
     queue_.lock.lock();
+    if (OR_UNLIKELY(endless || !accepting_)) {
+      bool destroyed = !accepting_;
+      queue_.lock.unlock();
+      streamPool.release(this);
+      return failed(
+          destroyed
+              ? openreg::fail(orErrorInvalidResourceHandle,
+                              "%s: the stream was destroyed meanwhile", work.name)
+              : openreg::fail(
+                    orErrorNotSupported,
+                    "%s: the stream's queue is full and would not empty: it was called %s",
+                    work.name, hasFlag(kExiting) ? "during exit" : "by work of the same stream"));
+    }
+    streamPool.release(this); // never the last: the handle's is there while accepting_
   }
   record->kind = work.kind;
   record->name = work.name;
@@ -140,10 +146,7 @@ orError_t Stream::submit(const Work& work, void* closure, uint64_t* number) {
     memcpy(target, closure, type->size);
   }
   if (work.attachment_size) {
-    memcpy(
-        static_cast<char*>(target) + type->size,
-        work.attachment,
-        work.attachment_size);
+    memcpy(static_cast<char*>(target) + type->size, work.attachment, work.attachment_size);
   }
   uint64_t place = issued_.load(std::memory_order_relaxed) + 1;
   issued_.store(place, std::memory_order_release);
@@ -163,8 +166,11 @@ orError_t Stream::submit(const Work& work, void* closure, uint64_t* number) {
 }
 
 void Stream::waitFor(uint64_t number) {
-  if (completed() >= number ||
-      wait_budget_.spin([&] { return completed() >= number; })) {
+  if (completed() >= number) {
+    return;
+  }
+  SpinBudget& budget = ofThisThread() ? worker_budget_ : host_budget_;
+  if (budget.spin([&] { return completed() >= number; })) {
     return;
   }
   for (;;) {
@@ -198,22 +204,23 @@ void Stream::wakeWaiters() {
 }
 
 orError_t Stream::synchronize(const char* caller) {
-  uint64_t number = issued();
-  if (completed() >= number) {
+  if (isIdle()) {
     return orSuccess;
   }
   if (OR_UNLIKELY(ofThisThread() == this)) {
-    return openreg::fail(
-        orErrorNotSupported,
-        "%s: called by work of the same stream, which would wait for itself",
-        caller);
+    return openreg::fail(orErrorNotSupported,
+                         "%s: called by work of the same stream, which would wait for itself",
+                         caller);
   }
-  waitFor(number);
+  // Another thread may destroy the stream while this one waits.
+  if (streamPool.tryReference(this, reinterpret_cast<uint64_t>(public_handle_))) {
+    waitFor(issued());
+    streamPool.release(this);
+  }
   return orSuccess;
 }
 
-orError_t submitTraced(
-    Stream* stream, const Work& work, void* closure, uint64_t* number) {
+orError_t submitTraced(Stream* stream, const Work& work, void* closure, uint64_t* number) {
   constexpr uint32_t kSlow = kStickyError | kLaunchBlocking;
   if (OR_LIKELY(!hasFlag(kSlow | (work.kind & kTraceKinds)))) {
     return stream->submit(work, closure, number);
@@ -268,8 +275,7 @@ orError_t orStreamCreate(orStream_t* stream) {
   return orStreamCreateWithPriority(stream, orStreamDefault, kLeastPriority);
 }
 
-orError_t orStreamCreateWithPriority(
-    orStream_t* stream, unsigned flags, int priority) {
+orError_t orStreamCreateWithPriority(orStream_t* stream, unsigned flags, int priority) {
   OR_TRY(ensureReady());
   Device* device;
   OR_TRY(currentDevice(&device));
@@ -277,19 +283,17 @@ orError_t orStreamCreateWithPriority(
     return fail(orErrorInvalidValue, "orStreamCreate: stream is NULL");
   }
   if (flags != orStreamDefault && flags != orStreamNonBlocking) {
-    return fail(
-        orErrorInvalidValue,
-        "orStreamCreateWithPriority: flags must be orStreamDefault or "
-        "orStreamNonBlocking, got %u",
-        flags);
+    return fail(orErrorInvalidValue,
+                "orStreamCreateWithPriority: flags must be orStreamDefault or "
+                "orStreamNonBlocking, got %u",
+                flags);
   }
   // As CUDA does: beyond the range means its end.
   priority = priority < kGreatestPriority ? kGreatestPriority : priority;
   priority = priority > kLeastPriority ? kLeastPriority : priority;
   Stream* created = Stream::create(device, priority);
   if (!created) {
-    return fail(
-        orErrorNotSupported, "orStreamCreate: too many streams exist");
+    return fail(orErrorNotSupported, "orStreamCreate: too many streams exist");
   }
   *stream = created->handleOf();
   return orSuccess;
@@ -298,10 +302,8 @@ orError_t orStreamCreateWithPriority(
 orError_t orDeviceGetStreamPriorityRange(int* least, int* greatest) {
   OR_TRY(ensureReady());
   if (!least || !greatest) {
-    return fail(
-        orErrorInvalidValue,
-        "orDeviceGetStreamPriorityRange: %s is NULL",
-        least ? "greatest" : "least");
+    return fail(orErrorInvalidValue, "orDeviceGetStreamPriorityRange: %s is NULL",
+                least ? "greatest" : "least");
   }
   *least = kLeastPriority;
   *greatest = kGreatestPriority;
@@ -311,22 +313,19 @@ orError_t orDeviceGetStreamPriorityRange(int* least, int* greatest) {
 orError_t orStreamDestroy(orStream_t stream) {
   OR_TRY(ensureReady());
   if (!stream) {
-    return fail(
-        orErrorInvalidResourceHandle,
-        "orStreamDestroy: a default stream cannot be destroyed");
+    return fail(orErrorInvalidResourceHandle,
+                "orStreamDestroy: a default stream cannot be destroyed");
   }
   Stream* found;
   OR_TRY(findStream("orStreamDestroy", stream, &found));
   if (found == found->device->default_stream) {
-    return fail(
-        orErrorInvalidResourceHandle,
-        "orStreamDestroy: a default stream cannot be destroyed");
+    return fail(orErrorInvalidResourceHandle,
+                "orStreamDestroy: a default stream cannot be destroyed");
   }
   if (!found->destroy(stream)) {
-    return fail(
-        orErrorInvalidResourceHandle,
-        "orStreamDestroy: stream %p was destroyed by another thread",
-        static_cast<void*>(stream));
+    return fail(orErrorInvalidResourceHandle,
+                "orStreamDestroy: stream %p was destroyed by another thread",
+                static_cast<void*>(stream));
   }
   return orSuccess;
 }
@@ -393,16 +392,13 @@ orError_t orStreamSynchronize(orStream_t stream) {
   return trace.end(found->device->takeError());
 }
 
-orError_t orStreamGetProgress(
-    orStream_t stream, uint64_t* issued, uint64_t* completed) {
+orError_t orStreamGetProgress(orStream_t stream, uint64_t* issued, uint64_t* completed) {
   OR_TRY(ensureReady());
   Stream* found;
   OR_TRY(findStream("orStreamGetProgress", stream, &found));
   if (OR_UNLIKELY(!issued || !completed)) {
-    return fail(
-        orErrorInvalidValue,
-        "orStreamGetProgress: %s is NULL",
-        issued ? "completed" : "issued");
+    return fail(orErrorInvalidValue, "orStreamGetProgress: %s is NULL",
+                issued ? "completed" : "issued");
   }
   // In this order: issued read later cannot be behind.
   *completed = found->completed();

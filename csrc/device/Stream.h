@@ -68,8 +68,7 @@ class Stream : public Pooled {
 
   // Queues work; ends the life of *closure if it succeeds. Waits while the
   // queue is full. `number` receives the work's place in `issued`.
-  orError_t submit(
-      const Work& work, void* closure, uint64_t* number = nullptr);
+  orError_t submit(const Work& work, void* closure, uint64_t* number = nullptr);
 
   uint64_t issued() const {
     return issued_.load(std::memory_order_acquire);
@@ -122,25 +121,27 @@ class Stream : public Pooled {
   std::atomic<uint32_t> sleeping_{0};
   bool started_ = false;
   bool accepting_ = false; // started and not destroyed
-  std::atomic<bool> closing_{false};
 
   // Written by the worker only.
   alignas(64) std::atomic<uint64_t> completed_{0};
 
-  alignas(64) std::atomic<uint64_t> wake_at_{UINT64_MAX};
+  // Polled by the worker, and seldom written.
+  alignas(64) std::atomic<bool> closing_{false};
+  std::atomic<uint64_t> wake_at_{UINT64_MAX};
   std::atomic<uint32_t> wake_count_{0}; // futex; grows with every wake
   std::mutex wake_mutex_;
   std::atomic<bool> parked_{false};
   SpinBudget idle_budget_;
-  SpinBudget wait_budget_;
+  // Waits of host threads and of other workers: they last differently long.
+  SpinBudget host_budget_;
+  SpinBudget worker_budget_;
   RunningLaunch running_;
 };
 
 extern HandlePool<Stream> streamPool;
 
 // NULL: the current device's default stream.
-inline orError_t findStream(
-    const char* caller, orStream_t handle, Stream** stream) {
+inline orError_t findStream(const char* caller, orStream_t handle, Stream** stream) {
   if (handle == nullptr) {
     Device* device;
     OR_TRY(currentDevice(&device));
@@ -149,11 +150,8 @@ inline orError_t findStream(
   }
   *stream = streamPool.find(handle);
   if (OR_UNLIKELY(!*stream)) {
-    fail(
-        orErrorInvalidResourceHandle,
-        "%s: stream %p does not exist or was destroyed",
-        caller,
-        static_cast<void*>(handle));
+    fail(orErrorInvalidResourceHandle, "%s: stream %p does not exist or was destroyed", caller,
+         static_cast<void*>(handle));
     return orErrorInvalidResourceHandle; // here, so that compilers see it
   }
   return orSuccess;
@@ -166,9 +164,7 @@ void freeHeapClosure(const orClosureType* type, void* closure);
 // Queues work for a public call: enqueue trace, sticky errors, launch-blocking
 // mode. As with orLaunch, the closure's life has ended if it returns success or
 // an orErrorLaunch*.
-orError_t submitTraced(
-    Stream* stream, const Work& work, void* closure,
-    uint64_t* number = nullptr);
+orError_t submitTraced(Stream* stream, const Work& work, void* closure, uint64_t* number = nullptr);
 
 // At exit: lets no worker start another piece of work, and waits until the
 // running ones have ended, at most `timeout` nanoseconds.

@@ -23,8 +23,7 @@ struct Subscribers {
   Subscribers() {
     pthread_rwlockattr_t attributes;
     pthread_rwlockattr_init(&attributes);
-    pthread_rwlockattr_setkind_np(
-        &attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     pthread_rwlock_init(&lock, &attributes);
     pthread_rwlockattr_destroy(&attributes);
   }
@@ -36,8 +35,7 @@ struct Subscribers {
       kinds |= subscriber.kinds & kTraceKinds;
     }
     uint32_t flags = runtimeFlags.load();
-    while (!runtimeFlags.compare_exchange_weak(
-        flags, (flags & ~uint32_t(kTraceKinds)) | kinds)) {
+    while (!runtimeFlags.compare_exchange_weak(flags, (flags & ~uint32_t(kTraceKinds)) | kinds)) {
     }
   }
 
@@ -94,9 +92,12 @@ void SyncTrace::emit(orTracePhase phase, orError_t error) {
   trace(record);
 }
 
-void traceMemory(
-    orTraceKind kind, const char* name, int device, uint64_t stream,
-    const void* pointer, size_t size) {
+void traceMemory(orTraceKind kind,
+                 const char* name,
+                 int device,
+                 uint64_t stream,
+                 const void* pointer,
+                 size_t size) {
   orTraceRecord record{};
   record.kind = kind;
   record.phase = orTraceEnqueue;
@@ -113,28 +114,23 @@ void traceMemory(
 
 using namespace openreg;
 
-orError_t orTraceSubscribe(
-    uint64_t* subscription, unsigned kinds, orTraceCallback callback,
-    void* user) {
+orError_t
+orTraceSubscribe(uint64_t* subscription, unsigned kinds, orTraceCallback callback, void* user) {
   if (hasFlag(kForked)) {
     return ensureReady();
   }
   if (!subscription || !callback) {
-    return fail(
-        orErrorInvalidValue,
-        "orTraceSubscribe: %s is NULL",
-        subscription ? "callback" : "subscription");
+    return fail(orErrorInvalidValue, "orTraceSubscribe: %s is NULL",
+                subscription ? "callback" : "subscription");
   }
   if (kinds == 0 || (kinds & ~unsigned(orTraceAll))) {
-    return fail(
-        orErrorInvalidValue,
-        "orTraceSubscribe: kinds must be a non-empty set of orTraceKind, got "
-        "0x%x",
-        kinds);
+    return fail(orErrorInvalidValue,
+                "orTraceSubscribe: kinds must be a non-empty set of orTraceKind, got "
+                "0x%x",
+                kinds);
   }
   if (inCallback) {
-    return fail(
-        orErrorNotSupported, "orTraceSubscribe: called by a trace callback");
+    return fail(orErrorNotSupported, "orTraceSubscribe: called by a trace callback");
   }
   Subscribers& all = subscribers();
   pthread_rwlock_wrlock(&all.lock);
@@ -151,8 +147,7 @@ orError_t orTraceUnsubscribe(uint64_t subscription) {
     return ensureReady();
   }
   if (inCallback) {
-    return fail(
-        orErrorNotSupported, "orTraceUnsubscribe: called by a trace callback");
+    return fail(orErrorNotSupported, "orTraceUnsubscribe: called by a trace callback");
   }
   Subscribers& all = subscribers();
   bool found = false;
@@ -167,10 +162,8 @@ orError_t orTraceUnsubscribe(uint64_t subscription) {
   all.publishKinds();
   pthread_rwlock_unlock(&all.lock);
   if (!found) {
-    return fail(
-        orErrorInvalidValue,
-        "orTraceUnsubscribe: subscription %llu does not exist",
-        static_cast<unsigned long long>(subscription));
+    return fail(orErrorInvalidValue, "orTraceUnsubscribe: subscription %llu does not exist",
+                static_cast<unsigned long long>(subscription));
   }
   return orSuccess;
 }

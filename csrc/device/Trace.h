@@ -20,10 +20,7 @@ uint64_t newCorrelation();
 class SyncTrace {
  public:
   SyncTrace(const char* name, int device, uint64_t stream)
-      : traced_(isTraced(orTraceSync)),
-        name_(name),
-        device_(device),
-        stream_(stream) {
+      : traced_(isTraced(orTraceSync)), name_(name), device_(device), stream_(stream) {
     if (traced_) {
       emit(orTraceBegin, orSuccess);
     }
@@ -51,8 +48,11 @@ class SyncTrace {
 };
 
 // The one record of an allocation or a free.
-void traceMemory(
-    orTraceKind kind, const char* name, int device, uint64_t stream,
-    const void* pointer, size_t size);
+void traceMemory(orTraceKind kind,
+                 const char* name,
+                 int device,
+                 uint64_t stream,
+                 const void* pointer,
+                 size_t size);
 
 } // namespace openreg

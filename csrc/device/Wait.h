@@ -96,7 +96,9 @@ class SpinBudget {
           }
           return true;
         }
-        cpuRelax();
+        for (int pause = 0; pause < 4; ++pause) {
+          cpuRelax();
+        }
       }
       uint64_t now = nowNanoseconds();
       if (now - last > kPreempted) {

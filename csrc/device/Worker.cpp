@@ -41,29 +41,24 @@ Stream* Stream::ofThisThread() {
 // With the queue's lock, at the first piece of work.
 orError_t Stream::startWorker(const char* caller) {
   if (closing_.load(std::memory_order_relaxed)) {
-    return openreg::fail(
-        orErrorInvalidResourceHandle, "%s: the stream was destroyed", caller);
+    return openreg::fail(orErrorInvalidResourceHandle, "%s: the stream was destroyed", caller);
   }
   if (!queue_.isAllocated() && !queue_.allocate()) {
-    return openreg::fail(
-        orErrorHostMemoryAllocation,
-        "%s: no memory for the queue of a stream",
-        caller);
+    return openreg::fail(orErrorHostMemoryAllocation, "%s: no memory for the queue of a stream",
+                         caller);
   }
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   size_t stack = 0;
-  if (pthread_attr_getstacksize(&attributes, &stack) == 0 &&
-      stack < kStackSize) {
+  if (pthread_attr_getstacksize(&attributes, &stack) == 0 && stack < kStackSize) {
     pthread_attr_setstacksize(&attributes, kStackSize);
   }
   sigset_t previous;
   blockSignals(&previous);
   pthread_t thread;
   int error = pthread_create(
-      &thread,
-      &attributes,
+      &thread, &attributes,
       [](void* stream) -> void* {
         static_cast<Stream*>(stream)->work();
         return nullptr;
@@ -72,11 +67,9 @@ orError_t Stream::startWorker(const char* caller) {
   pthread_sigmask(SIG_SETMASK, &previous, nullptr);
   pthread_attr_destroy(&attributes);
   if (error) {
-    return openreg::fail(
-        orErrorInitialization,
-        "%s: cannot start the worker thread of a stream (%s)",
-        caller,
-        strerror(error));
+    return openreg::fail(orErrorInitialization,
+                         "%s: cannot start the worker thread of a stream (%s)", caller,
+                         strerror(error));
   }
   started_ = accepting_ = true;
   return orSuccess;
@@ -85,21 +78,14 @@ orError_t Stream::startWorker(const char* caller) {
 void Stream::work() {
   streamOfThread = this;
   char name[16];
-  snprintf(
-      name,
-      sizeof(name),
-      "or-d%d-s%llu",
-      device->ordinal,
-      static_cast<unsigned long long>(id));
+  snprintf(name, sizeof(name), "or-d%d-s%llu", device->ordinal,
+           static_cast<unsigned long long>(id));
   pthread_setname_np(pthread_self(), name);
   if (priority < 0) {
     // All that a user-space device can do: under contention the system gives
     // this thread's kernels more of a core. Needs CAP_SYS_NICE; without it all
     // priorities are alike. It does not preempt a running kernel.
-    setpriority(
-        PRIO_PROCESS,
-        static_cast<id_t>(syscall(SYS_gettid)),
-        kHighPriorityNice);
+    setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kHighPriorityNice);
   }
 
   uint64_t head = 0;
@@ -129,9 +115,7 @@ void Stream::work() {
 
 // False when the stream is destroyed and its work done.
 bool Stream::waitForWork(uint64_t head) {
-  auto ready = [&] {
-    return queue_.tail() != head || closing_.load(std::memory_order_acquire);
-  };
+  auto ready = [&] { return queue_.tail() != head || closing_.load(std::memory_order_acquire); };
   if (!ready() && !idle_budget_.spin(ready)) {
     queue_.lock.lock();
     bool sleep = !ready();
@@ -179,8 +163,7 @@ void Stream::execute(Record* record, uint64_t number) {
   } catch (const std::exception& exception) {
     error = orKernelFail(&context, orErrorLaunchFailure, exception.what());
   } catch (...) {
-    error = orKernelFail(
-        &context, orErrorLaunchFailure, "it threw something unknown");
+    error = orKernelFail(&context, orErrorLaunchFailure, "it threw something unknown");
   }
   if (OR_UNLIKELY(error != orSuccess || running_.error != orSuccess)) {
     fail(record, error);
@@ -213,8 +196,7 @@ void Stream::fail(Record* record, orError_t error) {
   } else {
     message += orGetErrorString(error);
   }
-  device->recordError(
-      isLaunchError(error) ? error : orErrorLaunchFailure, message);
+  device->recordError(isLaunchError(error) ? error : orErrorLaunchFailure, message);
 }
 
 // Exit is under way: this thread ends with the process.
@@ -235,8 +217,7 @@ void parkWorkers(uint64_t timeout) {
   }
   uint64_t end = nowNanoseconds() + timeout;
   for (Stream* stream : streams) {
-    while (!stream->isIdle() && !stream->parked_.load() &&
-           nowNanoseconds() < end) {
+    while (!stream->isIdle() && !stream->parked_.load() && nowNanoseconds() < end) {
       timespec time = {0, 100000};
       nanosleep(&time, nullptr);
     }

@@ -89,6 +89,7 @@ orStream_t create_pool_stream(StreamId id, DeviceIndex device) {
 }
 
 orStream_t stream_handle(StreamId id, DeviceIndex device) {
+  check_device(device); // torch.Stream can be made of any three integers
   if (id == 0) {
     return default_stream_handle(device);
   }

@@ -96,7 +96,13 @@ class LLM:
         eos = config.get("eos_token_id")
         self.eos_ids = frozenset(eos if isinstance(eos, list) else [eos])
         self.runner = ModelRunner(
-            self.config, load_weights(directory), self.device, self.dtype, block_size, num_blocks
+            self.config,
+            load_weights(directory),
+            self.device,
+            self.dtype,
+            max_batch,
+            block_size,
+            num_blocks,
         )
         self.blocks = BlockManager(self.runner.num_blocks, block_size, prefix_caching)
         self.scheduler = Scheduler(self.blocks, max_batch, token_budget)

@@ -68,16 +68,16 @@ class AttentionGroup:
     """Rows of a step that go through attention together: one prompt chunk, or B single tokens.
 
     The keys of all B sequences are gathered to one length, `context`; `mask` hides what is beyond.
+    It is 0 or -inf, in the type of the keys: [query_len, context] for a chunk, else
+    [B, 1, 1, context]. A chunk that starts its sequence is `causal` instead.
     """
 
     rows: slice  # which of the T tokens
     query_len: int  # tokens of each sequence: the chunk's length with B = 1, or 1
     blocks: Tensor  # [B * blocks per sequence] int64, padded with any valid block
     context: int
-    mask: (
-        Tensor | None
-    )  # 0 or -inf, like the keys; chunk [query_len, context], else [B, 1, 1, context]
-    causal: bool  # a chunk that starts its sequence; it needs no mask
+    mask: Tensor | None
+    causal: bool
 
 
 @dataclass
@@ -142,15 +142,13 @@ class Llama:
     def forward(self, step: Step, kv_cache: Tensor) -> Tensor:
         """One step: writes the T tokens' keys and values, returns logits [S, vocab] float32.
 
-        `kv_cache` [layers, blocks, block_size, 2 K, D]: for each token first its K keys, then its K
-        values.
+        `kv_cache` [layers, blocks, block_size, 2 K, D]: of each token K keys, then K values.
         """
         config = self.config
         heads, keys = config.num_heads, config.num_kv_heads
         x = F.embedding(step.token_ids, self.embedding)  # [T, hidden], the residual stream
-        cos, sin = (
-            self.rope.index_select(0, step.positions).unsqueeze(2).unbind(1)
-        )  # [T, 1, D] each
+        rope = self.rope.index_select(0, step.positions)  # [T, 2, D]
+        cos, sin = rope.unsqueeze(2).unbind(1)  # [T, 1, D] each
         for layer, cache in zip(self.layers, kv_cache.unbind(0), strict=True):
             h = self._norm(x, layer.attention_norm)
             qkv = linear(h, layer.qkv).view(-1, heads + 2 * keys, config.head_dim)
@@ -201,30 +199,24 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
 def paged_attention(q: Tensor, cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
     """q [T, H, D] over the cache of one layer [blocks, block_size, 2 K, D] -> [T, H * D].
 
-    The G query heads that share a key head become part of the query's shape, so that keys are never
-    repeated.
+    The G query heads of a key head become part of the query's shape: keys are never repeated.
     """
     num_heads, head_dim = q.shape[1:]
     num_keys = cache.shape[2] // 2
     outputs = []
     for group in groups:
         rows = q[group.rows].unflatten(1, (num_keys, -1))  # [B * query_len, K, G, D]
-        gathered = cache.index_select(0, group.blocks).view(
-            rows.shape[0] // group.query_len, -1, 2, num_keys, head_dim
-        )
-        k, v = gathered[:, : group.context].transpose(1, 3).unbind(2)  # [B, K, context, D] each
-        if group.query_len == 1:  # the G heads of a key head are G queries with the same view
+        batch = rows.shape[0] // group.query_len
+        kv = cache.index_select(0, group.blocks).view(batch, -1, 2, num_keys, head_dim)
+        k, v = kv[:, : group.context].transpose(1, 3).unbind(2)  # [B, K, context, D] each
+        if group.query_len == 1:  # the G heads are G queries of the same view
             out = F.scaled_dot_product_attention(rows, k, v, attn_mask=group.mask)  # [B, K, G, D]
-        else:
-            shape = (
-                num_keys,
-                rows.shape[2],
-                group.context,
-                head_dim,
-            )  # K takes the place of the batch
-            k, v = (t.transpose(0, 1).expand(shape) for t in (k, v))
+        else:  # K takes the place of the batch
+            q_group = rows.permute(1, 2, 0, 3)  # [K, G, query_len, D]
+            shape = (*q_group.shape[:2], group.context, head_dim)
+            k, v = k.transpose(0, 1).expand(shape), v.transpose(0, 1).expand(shape)
             out = F.scaled_dot_product_attention(
-                rows.permute(1, 2, 0, 3), k, v, attn_mask=group.mask, is_causal=group.causal
-            ).permute(2, 0, 1, 3)  # [K, G, query_len, D] -> [query_len, K, G, D]
+                q_group, k, v, attn_mask=group.mask, is_causal=group.causal
+            ).permute(2, 0, 1, 3)  # [query_len, K, G, D]
         outputs.append(out.reshape(-1, num_heads * head_dim))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -16,7 +16,8 @@ from .sampler import sample
 from .scheduler import Chunk
 from .sequence import Sequence
 
-# Without --num-blocks the KV cache takes a quarter of the free memory, but no more than this.
+# Without --num-blocks the KV cache takes a quarter of the free memory, but no more than this, and
+# no more than a batch of the longest sequences fills.
 MAX_DEFAULT_KV_BYTES = 512 << 20
 
 
@@ -49,10 +50,12 @@ class ModelRunner:
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
+        max_batch: int,
         block_size: int,
         num_blocks: int | None,
     ):
         self.device = device
+        self.max_batch = max_batch
         self.block_size = block_size
         self.model = Llama(config, weights, device, dtype)
         # [layers, blocks, block_size, 2 K, D]
@@ -69,7 +72,10 @@ class ModelRunner:
         token_bytes = config.num_layers * prod(token_shape) * dtype.itemsize
         block_bytes = token_bytes * self.block_size
         if num_blocks is None:
-            num_blocks = min(free_memory(self.device) // 4, MAX_DEFAULT_KV_BYTES) // block_bytes
+            num_blocks = min(
+                min(free_memory(self.device) // 4, MAX_DEFAULT_KV_BYTES) // block_bytes,
+                self.max_batch * -(-config.max_positions // self.block_size),
+            )
             if num_blocks == 0:
                 raise InputError("device", f"{self.device} has no memory left for the KV cache")
         shape = (config.num_layers, num_blocks, self.block_size, *token_shape)

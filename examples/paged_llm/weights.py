@@ -89,7 +89,6 @@ def convert(gguf: Path, directory: Path) -> None:
     print(f"converting {gguf.name}, once, into {directory}", file=sys.stderr)
     try:
         _write_converted(gguf, work)
-        work.chmod(0o755)
         try:
             work.rename(directory)
         except OSError:
@@ -108,7 +107,7 @@ def _write_converted(gguf: Path, directory: Path) -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # all but that of the dequantising
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)

@@ -43,18 +43,16 @@ def to_device(value):
 
 
 def move_tensor(x):
-    """Copy a tensor to the device with its strides, requires_grad and overlap."""
+    """Copy a tensor's whole storage to the device, and make the same view of it."""
     if x.layout is not torch.strided:
         return x.to(DEVICE)
-    source = x.detach()
-    span = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1
-    extent = span if x.numel() else 0
-    flat = source.resolve_conj().resolve_neg().as_strided((extent,), (1,), x.storage_offset())
-    if source.is_conj() or source.is_neg():
-        moved = source.resolve_conj().resolve_neg().to(DEVICE)
-        moved = moved.conj() if source.is_conj() else moved
-    else:
-        moved = flat.to(DEVICE).as_strided(x.shape, x.stride())
+    with torch.no_grad():
+        plain = x.conj() if x.is_conj() else x
+        plain = torch._neg_view(plain) if plain.is_neg() else plain
+        storage = torch.empty(0, dtype=x.dtype).set_(plain.untyped_storage())
+        moved = storage.to(DEVICE).as_strided(x.shape, x.stride(), x.storage_offset())
+        moved = torch._neg_view(moved) if x.is_neg() else moved
+        moved = moved.conj() if x.is_conj() else moved
     return moved.requires_grad_(x.requires_grad)
 
 

@@ -27,9 +27,7 @@ void applyEnvironment(const char* settings) {
   std::istringstream stream(settings);
   for (std::string setting; stream >> setting;) {
     size_t equals = setting.find('=');
-    setenv(
-        setting.substr(0, equals).c_str(), setting.substr(equals + 1).c_str(),
-        1);
+    setenv(setting.substr(0, equals).c_str(), setting.substr(equals + 1).c_str(), 1);
   }
 }
 
@@ -47,22 +45,13 @@ bool add(const Case& test) {
   return true;
 }
 
-void failed(
-    const char* file, int line, const char* expression,
-    const std::string& detail) {
-  fprintf(
-      stderr,
-      "%s:%d: failed: %s\n  %s\n",
-      file,
-      line,
-      expression,
-      detail.c_str());
+void failed(const char* file, int line, const char* expression, const std::string& detail) {
+  fprintf(stderr, "%s:%d: failed: %s\n  %s\n", file, line, expression, detail.c_str());
   _exit(1);
 }
 
 std::string describe(orError_t error) {
-  return std::string("got ") + orGetErrorName(error) + ": " +
-      orGetLastErrorMessage();
+  return std::string("got ") + orGetErrorName(error) + ": " + orGetLastErrorMessage();
 }
 
 Outcome runChild(const char* name, const char* environment) {

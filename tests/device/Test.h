@@ -30,14 +30,13 @@ struct Case {
 
 bool add(const Case& test);
 
-[[noreturn]] void failed(
-    const char* file, int line, const char* expression,
-    const std::string& detail);
+[[noreturn]] void
+failed(const char* file, int line, const char* expression, const std::string& detail);
 
 std::string describe(orError_t error);
 
 struct Outcome {
-  int status; // as from waitpid
+  int status;         // as from waitpid
   std::string errors; // what it wrote to stderr
 };
 // Runs a CHILD in a process of its own.
@@ -76,10 +75,7 @@ template <typename Kernel>
 struct ClosureOf {
   static orError_t invoke(void* closure, const orLaunchContext* context) {
     auto& kernel = *static_cast<Kernel*>(closure);
-    if constexpr (std::is_invocable_r_v<
-                      orError_t,
-                      Kernel&,
-                      const orLaunchContext*>) {
+    if constexpr (std::is_invocable_r_v<orError_t, Kernel&, const orLaunchContext*>) {
       return kernel(context);
     } else if constexpr (std::is_invocable_v<Kernel&, const orLaunchContext*>) {
       kernel(context);
@@ -123,51 +119,44 @@ T* backing(void* device_pointer) {
 #define TEST(name) TEST_ENV(name, "")
 #define TEST_ENV(name, environment) TEST_CASE_(name, environment, false)
 #define CHILD(name) TEST_CASE_(name, "", true)
-#define TEST_CASE_(name, environment, is_child)          \
-  static void test_##name();                             \
-  static bool registered_##name =                        \
-      test::add({#name, environment, is_child, test_##name}); \
+#define TEST_CASE_(name, environment, is_child)                                                    \
+  static void test_##name();                                                                       \
+  static bool registered_##name = test::add({#name, environment, is_child, test_##name});          \
   static void test_##name()
 
-#define EXPECT(condition)                                 \
-  do {                                                    \
-    if (!(condition)) {                                   \
-      test::failed(__FILE__, __LINE__, #condition, "");   \
-    }                                                     \
+#define EXPECT(condition)                                                                          \
+  do {                                                                                             \
+    if (!(condition)) {                                                                            \
+      test::failed(__FILE__, __LINE__, #condition, "");                                            \
+    }                                                                                              \
   } while (0)
 
-#define EXPECT_EQ(actual, expected)                                  \
-  do {                                                               \
-    auto actual_ = (actual);                                         \
-    decltype(actual_) expected_ = (expected);                        \
-    if (!(actual_ == expected_)) {                                   \
-      test::failed(                                                  \
-          __FILE__, __LINE__, #actual " == " #expected,              \
-          "got " + std::to_string(actual_) + ", expected " +         \
-              std::to_string(expected_));                            \
-    }                                                                \
+#define EXPECT_EQ(actual, expected)                                                                \
+  do {                                                                                             \
+    auto actual_ = (actual);                                                                       \
+    decltype(actual_) expected_ = (expected);                                                      \
+    if (!(actual_ == expected_)) {                                                                 \
+      test::failed(__FILE__, __LINE__, #actual " == " #expected,                                   \
+                   "got " + std::to_string(actual_) + ", expected " + std::to_string(expected_));  \
+    }                                                                                              \
   } while (0)
 
-#define OK(call)                                                       \
-  do {                                                                 \
-    orError_t error_ = (call);                                         \
-    if (error_ != orSuccess) {                                         \
-      test::failed(__FILE__, __LINE__, #call, test::describe(error_)); \
-    }                                                                  \
+#define OK(call)                                                                                   \
+  do {                                                                                             \
+    orError_t error_ = (call);                                                                     \
+    if (error_ != orSuccess) {                                                                     \
+      test::failed(__FILE__, __LINE__, #call, test::describe(error_));                             \
+    }                                                                                              \
   } while (0)
 
 // The call fails with the code, and the thread's message has the words.
-#define FAILS(call, code, words)                                            \
-  do {                                                                      \
-    orError_t error_ = (call);                                              \
-    if (error_ != (code)) {                                                 \
-      test::failed(                                                         \
-          __FILE__, __LINE__, #call " fails with " #code,                   \
-          test::describe(error_));                                          \
-    }                                                                       \
-    if (!strstr(orGetLastErrorMessage(), words)) {                          \
-      test::failed(                                                         \
-          __FILE__, __LINE__, #call " says \"" words "\"",                  \
-          orGetLastErrorMessage());                                         \
-    }                                                                       \
+#define FAILS(call, code, words)                                                                   \
+  do {                                                                                             \
+    orError_t error_ = (call);                                                                     \
+    if (error_ != (code)) {                                                                        \
+      test::failed(__FILE__, __LINE__, #call " fails with " #code, test::describe(error_));        \
+    }                                                                                              \
+    if (!strstr(orGetLastErrorMessage(), words)) {                                                 \
+      test::failed(__FILE__, __LINE__, #call " says \"" words "\"", orGetLastErrorMessage());      \
+    }                                                                                              \
   } while (0)

@@ -148,7 +148,8 @@ TEST(Copies2D) {
   OK(orMemcpy2D(out.data(), width, b, width, width, height, orMemcpyDeviceToHost));
   for (size_t y = 0; y < height; ++y) {
     for (size_t x = 0; x < pitch; ++x) {
-      EXPECT_EQ(int(backing<unsigned char>(a)[y * pitch + x]), x < width ? int(in[y * pitch + x]) : 0xee);
+      EXPECT_EQ(int(backing<unsigned char>(a)[y * pitch + x]),
+                x < width ? int(in[y * pitch + x]) : 0xee);
       if (x < width) {
         EXPECT_EQ(int(out[y * width + x]), int(in[y * pitch + x]));
       }
@@ -162,10 +163,14 @@ TEST(Copies2D) {
   OK(orStreamSynchronize(nullptr));
   EXPECT(!memcmp(orBacking(b), out.data(), out.size()));
   // The last row need not be a whole pitch long.
-  OK(orMemcpy2D(static_cast<char*>(a) + pitch - width, pitch, b, width, width, height, orMemcpyDefault));
-  FAILS(orMemcpy2D(a, pitch, in.data(), pitch, width, height + 1, orMemcpyDefault), orErrorInvalidValue, "dst: ");
-  FAILS(orMemcpy2D(a, width - 1, in.data(), pitch, width, height, orMemcpyDefault), orErrorInvalidValue, "dst_pitch");
-  FAILS(orMemcpy2D(a, SIZE_MAX / 2, in.data(), pitch, width, height, orMemcpyDefault), orErrorInvalidValue, "overflow");
+  OK(orMemcpy2D(static_cast<char*>(a) + pitch - width, pitch, b, width, width, height,
+                orMemcpyDefault));
+  FAILS(orMemcpy2D(a, pitch, in.data(), pitch, width, height + 1, orMemcpyDefault),
+        orErrorInvalidValue, "dst: ");
+  FAILS(orMemcpy2D(a, width - 1, in.data(), pitch, width, height, orMemcpyDefault),
+        orErrorInvalidValue, "dst_pitch");
+  FAILS(orMemcpy2D(a, SIZE_MAX / 2, in.data(), pitch, width, height, orMemcpyDefault),
+        orErrorInvalidValue, "overflow");
   OK(orMemcpy2D(a, 0, in.data(), 0, 0, height, orMemcpyDefault));
 }
 
@@ -199,21 +204,32 @@ TEST(WrongCopies) {
   OK(orMalloc(&device, 1000));
   char* middle = static_cast<char*>(device) + 500;
   std::vector<char> host(2000);
-  FAILS(orMemcpy(host.data(), host.data() + 1000, 10, orMemcpyHostToDevice), orErrorInvalidCopyDirection, "kind is orMemcpyHostToDevice, but dst");
-  FAILS(orMemcpy(device, host.data(), 10, orMemcpyDeviceToHost), orErrorInvalidCopyDirection, "dst");
-  FAILS(orMemcpy(device, host.data(), 10, orMemcpyDeviceToDevice), orErrorInvalidCopyDirection, "src");
-  FAILS(orMemcpy(device, host.data(), 10, static_cast<orMemcpyKind>(9)), orErrorInvalidCopyDirection, "got 9");
-  FAILS(orMemcpy(middle, host.data(), 501, orMemcpyHostToDevice), orErrorInvalidValue, "dst: 501 bytes");
-  FAILS(orMemcpyAsync(host.data(), middle, 501, orMemcpyDefault, nullptr), orErrorInvalidValue, "src: 501 bytes");
-  FAILS(orMemcpy(device, host.data(), SIZE_MAX, orMemcpyHostToDevice), orErrorInvalidValue, "dst: ");
-  FAILS(orMemcpy(nullptr, host.data(), 8, orMemcpyHostToDevice), orErrorInvalidValue, "dst is NULL");
-  FAILS(orMemcpy(device, static_cast<char*>(device) + 4, 8, orMemcpyDefault), orErrorInvalidValue, "overlap");
+  FAILS(orMemcpy(host.data(), host.data() + 1000, 10, orMemcpyHostToDevice),
+        orErrorInvalidCopyDirection, "kind is orMemcpyHostToDevice, but dst");
+  FAILS(orMemcpy(device, host.data(), 10, orMemcpyDeviceToHost), orErrorInvalidCopyDirection,
+        "dst");
+  FAILS(orMemcpy(device, host.data(), 10, orMemcpyDeviceToDevice), orErrorInvalidCopyDirection,
+        "src");
+  FAILS(orMemcpy(device, host.data(), 10, static_cast<orMemcpyKind>(9)),
+        orErrorInvalidCopyDirection, "got 9");
+  FAILS(orMemcpy(middle, host.data(), 501, orMemcpyHostToDevice), orErrorInvalidValue,
+        "dst: 501 bytes");
+  FAILS(orMemcpyAsync(host.data(), middle, 501, orMemcpyDefault, nullptr), orErrorInvalidValue,
+        "src: 501 bytes");
+  FAILS(orMemcpy(device, host.data(), SIZE_MAX, orMemcpyHostToDevice), orErrorInvalidValue,
+        "dst: ");
+  FAILS(orMemcpy(nullptr, host.data(), 8, orMemcpyHostToDevice), orErrorInvalidValue,
+        "dst is NULL");
+  FAILS(orMemcpy(device, static_cast<char*>(device) + 4, 8, orMemcpyDefault), orErrorInvalidValue,
+        "overlap");
   FAILS(orMemset(host.data(), 0, 8), orErrorInvalidDevicePointer, "host memory");
   FAILS(orMemset(device, 0, 1001), orErrorInvalidValue, "1001 bytes");
   void* pinned;
   OK(orHostAlloc(&pinned, 100, 0));
-  FAILS(orMemcpy(device, pinned, 101, orMemcpyHostToDevice), orErrorInvalidValue, "pinned allocation of 100");
+  FAILS(orMemcpy(device, pinned, 101, orMemcpyHostToDevice), orErrorInvalidValue,
+        "pinned allocation of 100");
   OK(orFree(device));
-  FAILS(orMemcpy(device, host.data(), 8, orMemcpyHostToDevice), orErrorInvalidDevicePointer, "not allocated");
+  FAILS(orMemcpy(device, host.data(), 8, orMemcpyHostToDevice), orErrorInvalidDevicePointer,
+        "not allocated");
   OK(orMemcpy(nullptr, nullptr, 0, orMemcpyDefault));
 }

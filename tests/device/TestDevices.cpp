@@ -21,8 +21,7 @@ TEST(DefaultIsTwoDevices) {
   FAILS(orGetDeviceProperties(nullptr, 0), orErrorInvalidValue, "prop");
 }
 
-TEST_ENV(VisibleDevicesFilterAndOrder,
-         "OPENREG_DEVICE_COUNT=4 OPENREG_VISIBLE_DEVICES=3,1") {
+TEST_ENV(VisibleDevicesFilterAndOrder, "OPENREG_DEVICE_COUNT=4 OPENREG_VISIBLE_DEVICES=3,1") {
   int count;
   OK(orGetDeviceCount(&count));
   EXPECT_EQ(count, 2);
@@ -48,20 +47,13 @@ TEST(BadSettingsAreReportedAndRecoverable) {
     const char* name;
     const char* value;
   } bad[] = {
-      {"OPENREG_DEVICE_COUNT", "two"},
-      {"OPENREG_DEVICE_COUNT", "-1"},
-      {"OPENREG_DEVICE_COUNT", "65"},
-      {"OPENREG_DEVICE_COUNT", ""},
-      {"OPENREG_VISIBLE_DEVICES", "2"},
-      {"OPENREG_VISIBLE_DEVICES", "0,0"},
-      {"OPENREG_VISIBLE_DEVICES", "0,"},
-      {"OPENREG_VISIBLE_DEVICES", "0 1"},
-      {"OPENREG_DEVICE_MEMORY", "8GB"},
-      {"OPENREG_DEVICE_MEMORY", "lots"},
-      {"OPENREG_DEVICE_MEMORY", "0"},
-      {"OPENREG_DEVICE_MEMORY", "99999999999999999999G"},
-      {"OPENREG_STICKY_ERRORS", "yes"},
-      {"OPENREG_LAUNCH_BLOCKING", "2"},
+      {"OPENREG_DEVICE_COUNT", "two"},   {"OPENREG_DEVICE_COUNT", "-1"},
+      {"OPENREG_DEVICE_COUNT", "65"},    {"OPENREG_DEVICE_COUNT", ""},
+      {"OPENREG_VISIBLE_DEVICES", "2"},  {"OPENREG_VISIBLE_DEVICES", "0,0"},
+      {"OPENREG_VISIBLE_DEVICES", "0,"}, {"OPENREG_VISIBLE_DEVICES", "0 1"},
+      {"OPENREG_DEVICE_MEMORY", "8GB"},  {"OPENREG_DEVICE_MEMORY", "lots"},
+      {"OPENREG_DEVICE_MEMORY", "0"},    {"OPENREG_DEVICE_MEMORY", "99999999999999999999G"},
+      {"OPENREG_STICKY_ERRORS", "yes"},  {"OPENREG_LAUNCH_BLOCKING", "2"},
       {"OPENREG_MEMORY_CHECK", "on"},
   };
   for (auto& setting : bad) {
@@ -72,8 +64,7 @@ TEST(BadSettingsAreReportedAndRecoverable) {
     EXPECT_EQ(orMalloc(&memory, 16), orErrorInitialization);
     EXPECT(strstr(orGetLastErrorMessage(), setting.name));
     EXPECT(strstr(orGetLastErrorMessage(), "expected"));
-    EXPECT(strstr(
-        orGetLastErrorMessage(), (std::string("\"") + setting.value + "\"").c_str()));
+    EXPECT(strstr(orGetLastErrorMessage(), (std::string("\"") + setting.value + "\"").c_str()));
     if (before) {
       setenv(setting.name, saved.c_str(), 1);
     } else {
@@ -88,12 +79,11 @@ TEST(MemorySizesAreUnderstood) {
   struct {
     const char* text;
     const char* bytes;
-  } sizes[] = {
-      {"OPENREG_DEVICE_MEMORY=8GiB", "8589934592"},
-      {"OPENREG_DEVICE_MEMORY=8G", "8589934592"},
-      {"OPENREG_DEVICE_MEMORY=512MiB", "536870912"},
-      {"OPENREG_DEVICE_MEMORY=512M", "536870912"},
-      {"OPENREG_DEVICE_MEMORY=4194304", "4194304"}};
+  } sizes[] = {{"OPENREG_DEVICE_MEMORY=8GiB", "8589934592"},
+               {"OPENREG_DEVICE_MEMORY=8G", "8589934592"},
+               {"OPENREG_DEVICE_MEMORY=512MiB", "536870912"},
+               {"OPENREG_DEVICE_MEMORY=512M", "536870912"},
+               {"OPENREG_DEVICE_MEMORY=4194304", "4194304"}};
   for (auto& size : sizes) {
     Outcome outcome = runChild("ChildPrintsCapacity", size.text);
     EXPECT_EQ(outcome.status, 0);

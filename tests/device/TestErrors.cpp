@@ -42,8 +42,7 @@ TEST(AsynchronousErrorIsReportedOnce) {
     return orKernelFail(context, orErrorLaunchIndex, "index 9 is out of range");
   }));
   OK(launch(stream, "next", [&] { later++; })); // runs regardless
-  FAILS(orStreamSynchronize(stream), orErrorLaunchIndex,
-        "index_select: index 9 is out of range");
+  FAILS(orStreamSynchronize(stream), orErrorLaunchIndex, "index_select: index 9 is out of range");
   EXPECT_EQ(later.load(), 1);
   EXPECT_EQ(orGetLastError(), orErrorLaunchIndex);
   OK(orStreamSynchronize(stream));
@@ -131,9 +130,7 @@ TEST(AnExceptionFailsTheLaunch) {
 TEST(KernelMayFailFromAThreadOfItsOwn) {
   OK(launch(nullptr, "parallel", [](const orLaunchContext* context) {
     orLaunchContext copy = *context; // as who replays a closure would
-    std::thread([&] {
-      orKernelFail(&copy, orErrorLaunchValue, "from a helper");
-    }).join();
+    std::thread([&] { orKernelFail(&copy, orErrorLaunchValue, "from a helper"); }).join();
   }));
   FAILS(orStreamSynchronize(nullptr), orErrorLaunchValue, "parallel: from a helper");
 }
@@ -168,13 +165,12 @@ TEST_ENV(StickyErrorStaysUntilReset, "OPENREG_STICKY_ERRORS=1") {
 TEST_ENV(LaunchBlockingReportsAtTheLaunch, "OPENREG_LAUNCH_BLOCKING=1") {
   bool ran = false;
   auto token = std::make_shared<int>(0);
-  FAILS(
-      launch(nullptr, "bad", [&ran, token](const orLaunchContext* context) {
-        ran = true;
-        return orKernelFail(context, orErrorLaunchValue, "no");
-      }),
-      orErrorLaunchValue,
-      "bad: no");
+  FAILS(launch(nullptr, "bad",
+               [&ran, token](const orLaunchContext* context) {
+                 ran = true;
+                 return orKernelFail(context, orErrorLaunchValue, "no");
+               }),
+        orErrorLaunchValue, "bad: no");
   EXPECT(ran);
   EXPECT_EQ(token.use_count(), 1l);
   OK(orStreamSynchronize(nullptr));

@@ -178,8 +178,10 @@ TEST(ElapsedTime) {
   EXPECT(milliseconds < 60000.0f);
   OK(orEventElapsedTime(&milliseconds, end, start));
   EXPECT(milliseconds <= -20.0f);
-  FAILS(orEventElapsedTime(&milliseconds, start, untimed), orErrorInvalidResourceHandle, "end event keeps no time");
-  FAILS(orEventElapsedTime(&milliseconds, unused, end), orErrorInvalidResourceHandle, "start event was never recorded");
+  FAILS(orEventElapsedTime(&milliseconds, start, untimed), orErrorInvalidResourceHandle,
+        "end event keeps no time");
+  FAILS(orEventElapsedTime(&milliseconds, unused, end), orErrorInvalidResourceHandle,
+        "start event was never recorded");
   FAILS(orEventCreate(&unused, 64), orErrorInvalidValue, "flags");
 }
 

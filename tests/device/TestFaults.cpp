@@ -10,8 +10,8 @@ namespace {
 
 // Not optimised away, and not instrumented: a sanitizer would look at the
 // address itself.
-__attribute__((noinline, no_sanitize("address", "thread"))) char touch(
-    const volatile char* pointer) {
+__attribute__((noinline, no_sanitize("address", "thread"))) char
+touch(const volatile char* pointer) {
   return *pointer;
 }
 

@@ -25,7 +25,8 @@ TEST(FailedLaunchLeavesTheClosure) {
   orStream_t stream;
   OK(orStreamCreate(&stream));
   OK(orStreamDestroy(stream));
-  FAILS(orLaunch(stream, "never", &ClosureOf<Kernel>::type, &kernel), orErrorInvalidResourceHandle, "destroyed");
+  FAILS(orLaunch(stream, "never", &ClosureOf<Kernel>::type, &kernel), orErrorInvalidResourceHandle,
+        "destroyed");
   EXPECT_EQ(token.use_count(), 2l);
 }
 
@@ -41,16 +42,18 @@ TEST(LargeAndAlignedClosures) {
     Large data;
     int* sum;
   };
-  static const orClosureType type = {
-      sizeof(Kernel), alignof(Kernel), nullptr,
-      [](void* closure, const orLaunchContext*) {
-        auto* kernel = static_cast<Kernel*>(closure);
-        for (char byte : kernel->data.bytes) {
-          *kernel->sum += byte;
-        }
-        return orSuccess;
-      },
-      nullptr, nullptr};
+  static const orClosureType type = {sizeof(Kernel),
+                                     alignof(Kernel),
+                                     nullptr,
+                                     [](void* closure, const orLaunchContext*) {
+                                       auto* kernel = static_cast<Kernel*>(closure);
+                                       for (char byte : kernel->data.bytes) {
+                                         *kernel->sum += byte;
+                                       }
+                                       return orSuccess;
+                                     },
+                                     nullptr,
+                                     nullptr};
   auto kernel = std::make_unique<Kernel>(Kernel{*raw, &sum});
   for (int i = 0; i < 50; ++i) {
     OK(orLaunch(nullptr, "large", &type, kernel.get()));
@@ -81,18 +84,17 @@ TEST(ClosuresOfEverySize) {
   };
   static std::vector<orClosureType> types;
   for (size_t size = 16; size <= OR_INLINE_CLOSURE_SIZE + 64; size += 8) {
-    types.push_back(
-        {size, 8, nullptr,
-         [](void* closure, const orLaunchContext*) {
-           auto* kernel = static_cast<Kernel*>(closure);
-           auto* bytes = static_cast<unsigned char*>(closure);
-           for (size_t i = sizeof(Kernel); i < kernel->size; ++i) {
-             EXPECT_EQ(int(bytes[i]), int(kernel->size & 0xff));
-           }
-           *kernel->sum += kernel->size;
-           return orSuccess;
-         },
-         nullptr, nullptr});
+    types.push_back({size, 8, nullptr,
+                     [](void* closure, const orLaunchContext*) {
+                       auto* kernel = static_cast<Kernel*>(closure);
+                       auto* bytes = static_cast<unsigned char*>(closure);
+                       for (size_t i = sizeof(Kernel); i < kernel->size; ++i) {
+                         EXPECT_EQ(int(bytes[i]), int(kernel->size & 0xff));
+                       }
+                       *kernel->sum += kernel->size;
+                       return orSuccess;
+                     },
+                     nullptr, nullptr});
   }
   size_t sum = 0, expected = 0;
   for (int round = 0; round < 5; ++round) {
@@ -128,9 +130,9 @@ TEST(ContextTellsAboutTheLaunch) {
 
 TEST(BadLaunches) {
   int closure = 0;
-  orClosureType type = {
-      sizeof(int), alignof(int), nullptr,
-      [](void*, const orLaunchContext*) { return orSuccess; }, nullptr, nullptr};
+  orClosureType type = {sizeof(int), alignof(int),
+                        nullptr,     [](void*, const orLaunchContext*) { return orSuccess; },
+                        nullptr,     nullptr};
   FAILS(orLaunch(nullptr, nullptr, &type, &closure), orErrorInvalidValue, "name is NULL");
   FAILS(orLaunch(nullptr, "x", nullptr, &closure), orErrorInvalidValue, "type is NULL");
   FAILS(orLaunch(nullptr, "x", &type, nullptr), orErrorInvalidValue, "closure is NULL");

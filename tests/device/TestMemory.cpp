@@ -132,14 +132,15 @@ TEST(FreedPagesGoBack) {
   OK(orFree(memory));
   void* again;
   OK(orMalloc(&again, 32 * kMiB));
-  EXPECT(again == memory); // best fit
+  EXPECT(again == memory);                   // best fit
   EXPECT_EQ(backing<char>(again)[12345], 0); // a fresh page of the system
 }
 
 TEST(WrongFrees) {
   void* memory;
   OK(orMalloc(&memory, 4096));
-  FAILS(orFree(static_cast<char*>(memory) + 512), orErrorInvalidDevicePointer, "start of an allocation");
+  FAILS(orFree(static_cast<char*>(memory) + 512), orErrorInvalidDevicePointer,
+        "start of an allocation");
   int host;
   FAILS(orFree(&host), orErrorInvalidDevicePointer, "must be device memory");
   OK(orFree(memory));
@@ -240,7 +241,9 @@ TEST_ENV(MemoryCheckAtTheLaunch, "OPENREG_MEMORY_CHECK=1") {
     size_t size;
   };
   static const orClosureType type = {
-      sizeof(Kernel), alignof(Kernel), nullptr,
+      sizeof(Kernel),
+      alignof(Kernel),
+      nullptr,
       [](void* closure, const orLaunchContext*) {
         auto* kernel = static_cast<Kernel*>(closure);
         memset(orBacking(kernel->base), 1, kernel->size);
@@ -257,7 +260,8 @@ TEST_ENV(MemoryCheckAtTheLaunch, "OPENREG_MEMORY_CHECK=1") {
   Kernel good{memory, 5000};
   OK(orLaunch(nullptr, "fill", &type, &good));
   Kernel beyond{memory, 5001};
-  FAILS(orLaunch(nullptr, "fill", &type, &beyond), orErrorInvalidDevicePointer, "fill: writes 5001 bytes");
+  FAILS(orLaunch(nullptr, "fill", &type, &beyond), orErrorInvalidDevicePointer,
+        "fill: writes 5001 bytes");
   Kernel peer{other, 16};
   FAILS(orLaunch(nullptr, "fill", &type, &peer), orErrorPeerAccessNotEnabled, "memory of device 1");
   OK(orDeviceEnablePeerAccess(1, 0));

@@ -27,25 +27,24 @@ TEST(ForkedChildIsRefused) {
   OK(orMalloc(&memory, 64));
   OK(launch(nullptr, "work", [] {}));
   OK(orStreamSynchronize(nullptr));
-  EXPECT_EQ(
-      inFork([] {
-        void* memory;
-        int count;
-        size_t size;
-        orStream_t stream;
-        orEvent_t event;
-        FAILS(orMalloc(&memory, 64), orErrorForked, "spawn");
-        FAILS(orGetDeviceCount(&count), orErrorForked, "fork");
-        FAILS(orGetDevice(&count), orErrorForked, "fork");
-        FAILS(orSetDevice(0), orErrorForked, "fork");
-        FAILS(orMemGetInfo(&size, &size), orErrorForked, "fork");
-        FAILS(orStreamCreate(&stream), orErrorForked, "fork");
-        FAILS(orEventCreate(&event, 0), orErrorForked, "fork");
-        FAILS(orDeviceSynchronize(), orErrorForked, "fork");
-        FAILS(launch(nullptr, "x", [] {}), orErrorForked, "fork");
-        EXPECT_EQ(orGetLastError(), orErrorForked);
-      }),
-      0);
+  EXPECT_EQ(inFork([] {
+              void* memory;
+              int count;
+              size_t size;
+              orStream_t stream;
+              orEvent_t event;
+              FAILS(orMalloc(&memory, 64), orErrorForked, "spawn");
+              FAILS(orGetDeviceCount(&count), orErrorForked, "fork");
+              FAILS(orGetDevice(&count), orErrorForked, "fork");
+              FAILS(orSetDevice(0), orErrorForked, "fork");
+              FAILS(orMemGetInfo(&size, &size), orErrorForked, "fork");
+              FAILS(orStreamCreate(&stream), orErrorForked, "fork");
+              FAILS(orEventCreate(&event, 0), orErrorForked, "fork");
+              FAILS(orDeviceSynchronize(), orErrorForked, "fork");
+              FAILS(launch(nullptr, "x", [] {}), orErrorForked, "fork");
+              EXPECT_EQ(orGetLastError(), orErrorForked);
+            }),
+            0);
   OK(launch(nullptr, "work", [] {})); // the parent goes on
   OK(orStreamSynchronize(nullptr));
 }
@@ -53,13 +52,12 @@ TEST(ForkedChildIsRefused) {
 TEST(ForkBeforeInitialisationIsFine) {
   int count;
   OK(orGetDeviceCount(&count));
-  EXPECT_EQ(
-      inFork([] {
-        void* memory;
-        OK(orMalloc(&memory, 64));
-        OK(orMemset(memory, 1, 64));
-      }),
-      0);
+  EXPECT_EQ(inFork([] {
+              void* memory;
+              OK(orMalloc(&memory, 64));
+              OK(orMemset(memory, 1, 64));
+            }),
+            0);
   void* memory;
   OK(orMalloc(&memory, 64));
 }

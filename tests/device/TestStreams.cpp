@@ -85,16 +85,15 @@ TEST(StaleAndForeignHandles) {
   int local = 0;
   orEvent_t event;
   OK(orEventCreate(&event, 0));
-  void* garbage[] = {
-      &local,
-      event,
-      reinterpret_cast<void*>(0x5),
-      reinterpret_cast<void*>(0xdeadbeefcafe5),
-      reinterpret_cast<void*>(~uintptr_t(0))};
+  void* garbage[] = {&local, event, reinterpret_cast<void*>(0x5),
+                     reinterpret_cast<void*>(0xdeadbeefcafe5),
+                     reinterpret_cast<void*>(~uintptr_t(0))};
   for (void* handle : garbage) {
-    FAILS(orStreamQuery(static_cast<orStream_t>(handle)), orErrorInvalidResourceHandle, "does not exist");
+    FAILS(orStreamQuery(static_cast<orStream_t>(handle)), orErrorInvalidResourceHandle,
+          "does not exist");
   }
-  FAILS(orEventQuery(reinterpret_cast<orEvent_t>(stream)), orErrorInvalidResourceHandle, "does not exist");
+  FAILS(orEventQuery(reinterpret_cast<orEvent_t>(stream)), orErrorInvalidResourceHandle,
+        "does not exist");
   orStream_t standard;
   OK(orDeviceGetDefaultStream(&standard, 0));
   FAILS(orStreamDestroy(standard), orErrorInvalidResourceHandle, "default stream");
@@ -216,13 +215,14 @@ TEST(HostFunctions) {
   OK(launch(stream, "gate", [&] { gate.wait(); }));
   OK(launch(stream, "kernel", [] { order.push_back(1); }));
   static std::thread::id host_thread;
+  int two = 2;
   OK(orLaunchHostFunc(
       stream,
       [](void* user) {
         order.push_back(*static_cast<int*>(user));
         host_thread = std::this_thread::get_id();
       },
-      new int(2)));
+      &two));
   OK(launch(stream, "kernel", [] { order.push_back(3); }));
   EXPECT(order.empty());
   gate.open();
@@ -301,7 +301,7 @@ TEST(IdleDeviceUsesNoProcessor) {
     rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-        (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
   };
   usleep(20000);
   double before = processorTime();

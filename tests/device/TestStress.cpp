@@ -163,3 +163,41 @@ TEST(StreamsComeAndGo) {
   OK(orDeviceSynchronize());
   EXPECT_EQ(ran.load(), 4 * (kRounds / 10) * 3);
 }
+
+// The order in which threads let go of a stream must not matter.
+TEST(DestroyedWhileOthersUseIt) {
+  for (int round = 0; round < kRounds / 10; ++round) {
+    orStream_t stream;
+    OK(orStreamCreate(&stream));
+    std::atomic<int> ran{0}, accepted{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 2; ++t) {
+      threads.emplace_back([&] {
+        for (int i = 0; i < 2000; ++i) {
+          struct {
+            char bytes[1000];
+          } padding = {};
+          if (launch(stream, "work", [&ran, padding] { ran += 1 + padding.bytes[0]; }) !=
+              orSuccess) {
+            EXPECT_EQ(orGetLastError(), orErrorInvalidResourceHandle);
+            return;
+          }
+          accepted++;
+        }
+      });
+    }
+    threads.emplace_back([&] {
+      orError_t error = orStreamSynchronize(stream);
+      EXPECT(error == orSuccess || error == orErrorInvalidResourceHandle);
+    });
+    while (accepted < 100) {
+      std::this_thread::yield();
+    }
+    OK(orStreamDestroy(stream));
+    for (auto& thread : threads) {
+      thread.join();
+    }
+    OK(orDeviceSynchronize());
+    EXPECT_EQ(ran.load(), accepted.load());
+  }
+}

@@ -42,7 +42,8 @@ TEST(TraceIsCompleteAndOrdered) {
   }));
   OK(orMemsetAsync(memory, 1, 100, a));
   OK(orMemcpyAsync(memory, host, 16, orMemcpyHostToDevice, a));
-  OK(orLaunchHostFunc(a, [](void*) {}, nullptr));
+  OK(orLaunchHostFunc(
+      a, [](void*) {}, nullptr));
   OK(orEventRecord(event, a));
   OK(orStreamWaitEvent(b, event, 0));
   FAILS(orStreamSynchronize(a), orErrorLaunchValue, "failing");
@@ -77,17 +78,16 @@ TEST(TraceIsCompleteAndOrdered) {
       EXPECT(i == 0 || records[i].time >= records[i - 1].time);
       EXPECT_EQ(records[i].stream, records[0].stream);
     }
-    EXPECT_EQ(
-        records[2].error,
-        strcmp(records[0].name, "failing") ? orSuccess : orErrorLaunchValue);
+    EXPECT_EQ(records[2].error,
+              strcmp(records[0].name, "failing") ? orSuccess : orErrorLaunchValue);
     if (records[0].kind == orTraceMemset) {
       EXPECT(records[1].pointer == memory);
       EXPECT_EQ(records[1].size, size_t(100));
       EXPECT_EQ(records[1].stream, id_a);
     }
   }
-  for (const char* name : {"kernel", "failing", "memset", "memcpyHtoD", "memcpyDtoH",
-                           "hostFunc", "eventRecord", "eventWait", "malloc", "free"}) {
+  for (const char* name : {"kernel", "failing", "memset", "memcpyHtoD", "memcpyDtoH", "hostFunc",
+                           "eventRecord", "eventWait", "malloc", "free"}) {
     EXPECT_EQ(names[name], 1);
   }
   // Waits of the host.
@@ -99,9 +99,9 @@ TEST(TraceIsCompleteAndOrdered) {
       EXPECT_EQ(record.error, failing ? orErrorLaunchValue : orSuccess);
     }
   }
-  EXPECT(waits == (std::vector<std::string>{
-      "streamSynchronize+", "streamSynchronize-", "eventSynchronize+", "eventSynchronize-",
-      "deviceSynchronize+", "deviceSynchronize-"}));
+  EXPECT(waits == (std::vector<std::string>{"streamSynchronize+", "streamSynchronize-",
+                                            "eventSynchronize+", "eventSynchronize-",
+                                            "deviceSynchronize+", "deviceSynchronize-"}));
   // One after the other on a stream.
   uint64_t last_end = 0;
   for (const orTraceRecord& record : log.records) {
@@ -119,8 +119,11 @@ TEST(RangesAreAskedOnlyWhileTraced) {
     char* base;
   };
   static const orClosureType type = {
-      sizeof(Kernel), alignof(Kernel), nullptr,
-      [](void*, const orLaunchContext*) { return orSuccess; }, nullptr,
+      sizeof(Kernel),
+      alignof(Kernel),
+      nullptr,
+      [](void*, const orLaunchContext*) { return orSuccess; },
+      nullptr,
       [](const void* closure, orMemoryRange* ranges, size_t capacity) {
         asked++;
         for (size_t i = 0; i < 20 && i < capacity; ++i) {

@@ -1,7 +1,7 @@
-"""The device library alone: its C++ tests, plain and under both sanitizers, and its C API through ctypes.
+"""The device library alone: its C++ tests, plain and sanitized, and its C API through ctypes.
 
-The C++ tests are built here (build/device-tests, -asan, -tsan); each of their cases is a case of pytest.
-One of them by hand: ``build/device-tests/device_tests NAME``.
+The C++ tests are built here (build/device-tests, -asan, -tsan); each of their cases is a case of
+pytest. One of them by hand: ``build/device-tests/device_tests NAME``.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ ROOT = HERE.parents[1]
 # What the C++ program runs under: build folder suffix, sanitizer, run-time settings.
 FLAVOURS = {
     "plain": ("", "", {}),
-    "asan": ("-asan", "address", {"ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0"}),
+    "asan": ("-asan", "address", {"ASAN_OPTIONS": "detect_leaks=1"}),
     "tsan": ("-tsan", "thread", {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}),
 }
 TIMEOUT = 120
@@ -49,19 +49,16 @@ def build(flavour):
     suffix, sanitizer, _ = FLAVOURS[flavour]
     folder = ROOT / "build" / f"device-tests{suffix}"
     ninja = tool("ninja")
-    commands = [
-        [tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DOPENREG_SANITIZE={sanitizer}",
-         "-S", str(HERE), "-B", str(folder)],
-        [ninja, "-C", str(folder)],
-    ]  # fmt: skip
-    for command in commands:
+    configure = [tool("cmake"), "-G", "Ninja", "-S", str(HERE), "-B", str(folder)]
+    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DOPENREG_SANITIZE={sanitizer}"]
+    for command in (configure, [ninja, "-C", str(folder)]):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return folder
 
 
 def clean_environment(**settings):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENREG_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("OPENREG_")}
     return inherited | settings
 
 
@@ -77,13 +74,14 @@ def test_cpp(flavour, name):
 
 
 def test_all_cases_are_known():
-    listed = subprocess.run([str(build("plain") / "device_tests"), "--list"], capture_output=True, text=True)
+    program = build("plain") / "device_tests"
+    listed = subprocess.run([str(program), "--list"], capture_output=True, text=True)
     assert sorted(listed.stdout.split()) == sorted(cases())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # The C API through ctypes: what any language without a C++ compiler gets.
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 
 PRELUDE = """
 import ctypes, os, sys
@@ -137,7 +135,9 @@ def test_host_function_runs_on_the_worker():
     check_python("""
         import threading
         seen = []
-        callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda user: seen.append((user, threading.get_native_id())))
+        @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        def callback(user):
+            seen.append((user, threading.get_native_id()))
         ok(lib.orLaunchHostFunc(None, callback, ctypes.c_void_p(77)))
         ok(lib.orStreamSynchronize(None))
         assert seen[0][0] == 77 and seen[0][1] != threading.get_native_id()
@@ -153,7 +153,6 @@ def test_default_device_memory_is_half_of_the_machine():
         print(total.value)
         """
     )
-    # The C library copied the environment when Python started: os.environ's deletion calls unsetenv.
     gib = 1 << 30
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE") // 2 // gib * gib
     assert int(done.stdout) == min(max(half, gib), 16 * gib)
@@ -213,8 +212,8 @@ def test_host_access_is_reported():
     """)
     assert done.returncode == -signal.SIGSEGV
     base = int(done.stdout, 16)
-    report = f"host access to device memory at {base + 24:#x}: device 0, allocation [{base:#x}, 1000 bytes], offset 24"
-    assert report in done.stderr
+    assert f"openreg: host access to device memory at {base + 24:#x}: device 0, " in done.stderr
+    assert f"allocation [{base:#x}, 1000 bytes], offset 24" in done.stderr
 
 
 @pytest.mark.parametrize("enabled_first", [True, False])
@@ -226,7 +225,8 @@ def test_fault_report_and_faulthandler(enabled_first):
     done = run_python("\n".join([*steps, "ctypes.string_at(memory.value, 1)"]))
     assert done.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in done.stderr
-    assert "openreg: host access to device memory" in done.stderr
+    if enabled_first:  # else faulthandler passes the signal on by raise(), without the address
+        assert "openreg: host access to device memory" in done.stderr
 
 
 def test_library_needs_nothing_but_the_system():
@@ -234,13 +234,15 @@ def test_library_needs_nothing_but_the_system():
     readelf = shutil.which("readelf")
     if not readelf:
         pytest.skip("readelf is not installed")
-    text = subprocess.run([readelf, "-d", str(library)], capture_output=True, text=True, check=True).stdout
-    needed = re.findall(r"NEEDED.*\[(.*)\]", text)
-    assert needed and all(re.match(r"(libc|libm|libstdc\+\+|libgcc_s|ld-linux.*)\.so", name) for name in needed)
+    done = subprocess.run([readelf, "-d", str(library)], capture_output=True, text=True, check=True)
+    needed = re.findall(r"NEEDED.*\[(.*)\]", done.stdout)
+    system = re.compile(r"(libc|libm|libstdc\+\+|libgcc_s|ld-linux.*)\.so")
+    assert needed and all(system.match(name) for name in needed)
 
 
 def test_everything_declared_is_exported():
-    declared = set(re.findall(r"^OR_API [\w\s*]*?(or\w+)\(", (ROOT / "csrc/device/openreg.h").read_text(), re.MULTILINE))
+    header = (ROOT / "csrc/device/openreg.h").read_text()
+    declared = set(re.findall(r"^OR_API [\w\s*]*?(or\w+)\(", header, re.MULTILINE))
     library = ctypes.CDLL(str(build("plain") / "device" / "libopenreg.so"))
     assert len(declared) > 50
     assert [name for name in sorted(declared) if not hasattr(library, name)] == []

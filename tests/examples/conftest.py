@@ -18,7 +18,16 @@ ACCELERATOR = (
 )
 
 
-@pytest.fixture(params=["cpu", "accelerator"], scope="session")
+@pytest.fixture(autouse=True, scope="module")
+def threads(request):
+    """Tiny models run in one thread: waiting for a second takes longer than what it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(getattr(request.module, "THREADS", 1))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["cpu", "accelerator"], scope="module")
 def device(request) -> str:
     if request.param == "cpu":
         return "cpu"

@@ -128,3 +128,18 @@ def test_spawned_process_works(run_python, tmp_path):
     result = run_python(f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "2.0"
+
+
+def test_training_on_the_cpu_does_not_use_the_device(run_python):
+    check(
+        run_python,
+        """
+torch.ones(2, requires_grad=True).sum().backward()
+assert not torch.openreg.is_initialized()
+
+def child():
+    assert torch.ones(2, device="openreg").sum().item() == 2.0
+
+assert in_child(child) == 0
+""",
+    )

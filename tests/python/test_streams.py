@@ -313,14 +313,60 @@ def test_external_stream_of_another_device():
 
 
 def test_unknown_stream_id():
-    stream = torch.Stream(stream_id=1000, device_index=0, device_type=20)
-    with pytest.raises(RuntimeError, match="1000"):
-        stream.synchronize()
+    for stream_id, index in [(1000, 0), (1 << 40, 0), (0, 99), (1, -1)]:
+        stream = torch.Stream(stream_id=stream_id, device_index=index, device_type=20)
+        with pytest.raises(RuntimeError, match="stream|invalid device ordinal"):
+            stream.synchronize()
+        with pytest.raises(RuntimeError, match="stream|invalid device ordinal"):
+            torch.accelerator.set_stream(stream)
 
 
 def test_stream_of_the_cpu_is_refused():
     with pytest.raises(RuntimeError, match="cpu"):
         torch.openreg.set_stream(torch.Stream("cpu"))
+
+
+def test_copies_of_a_stream_are_that_stream():
+    stream = torch.openreg.Stream(priority=-1)
+    copy = torch.openreg.Stream(**ids(stream))
+    assert copy == stream and copy.openreg_stream == stream.openreg_stream
+    assert copy.priority == -1
+
+
+def test_subclasses_of_streams_are_made_as_such():
+    class Named(torch.openreg.Stream):
+        pass
+
+    assert type(Named()) is Named
+    assert type(torch.openreg.ExternalStream(Named().openreg_stream)) is (
+        torch.openreg.ExternalStream
+    )
+
+
+def test_many_threads_use_many_streams():
+    failures = []
+
+    def work():
+        try:
+            streams = [torch.openreg.Stream() for _ in range(4)]
+            tensor = torch.zeros(8, device="openreg")
+            torch.openreg.current_stream().synchronize()
+            for step in range(50):
+                before, after = streams[step % 4], streams[(step + 1) % 4]
+                with torch.openreg.stream(before):
+                    tensor.add_(1)
+                after.wait_event(before.record_event())
+            torch.openreg.synchronize()
+            assert tensor.tolist() == [50.0] * 8
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
 
 
 def test_capturing_and_compile_entry_points():

@@ -45,6 +45,7 @@ TEST(EventTiming) {
   const OpenRegStream stream = other_stream();
   OpenRegEvent start(orEventDefault), end(orEventDefault), untimed;
   start.record(stream);
+  stream.synchronize();
   {
     Blocked blocked(stream.handle());
     std::this_thread::sleep_for(std::chrono::milliseconds(20));

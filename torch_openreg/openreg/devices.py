@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from torch_openreg import _C
 from torch_openreg.openreg import _utils
 from torch_openreg.openreg.initialization import _lazy_init
@@ -138,8 +136,3 @@ def can_device_access_peer(device: Any, peer_device: Any) -> bool:
         _utils._get_device_index(device, optional=True),
         _utils._get_device_index(peer_device, optional=True),
     )
-
-
-def _openreg_device(index: int) -> torch.device:
-    """Return the torch.device of an index; -1 is the current device's."""
-    return torch.device("openreg", current_device() if index < 0 else index)

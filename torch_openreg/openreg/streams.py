@@ -6,7 +6,6 @@ import torch
 
 from torch_openreg import _C
 from torch_openreg.openreg import _utils
-from torch_openreg.openreg.devices import _openreg_device
 
 
 class Stream(torch.Stream):
@@ -24,12 +23,11 @@ class Stream(torch.Stream):
     """
 
     def __new__(cls, device: Any = None, priority: int = 0, **kwargs: int) -> "Stream":
-        # PyTorch and the functions below make copies from the three integers
-        # stream_id, device_index and device_type.
+        # PyTorch makes copies from the three integers stream_id, device_index and
+        # device_type.
         if kwargs:
             return super().__new__(cls, **kwargs)
-        index = _utils._get_device_index(device, optional=True)
-        return super().__new__(cls, device=_openreg_device(index), priority=priority)
+        return _C._get_stream_from_pool(cls, max(_index(device), -1), priority)
 
     def query(self) -> bool:
         """Return whether all work queued so far is done."""
@@ -91,10 +89,9 @@ class ExternalStream(Stream):
     """
 
     def __new__(cls, stream_ptr: int, device: Any = None, **kwargs: int) -> "ExternalStream":
-        if not kwargs:
-            index = _utils._get_device_index(device, optional=True)
-            kwargs = _stream_arguments(_C._get_stream_from_external(stream_ptr, index))
-        return super().__new__(cls, **kwargs)
+        if kwargs:
+            return super().__new__(cls, **kwargs)
+        return _C._get_stream_from_external(cls, stream_ptr, _index(device))
 
 
 class Event(torch.Event):
@@ -202,8 +199,7 @@ def current_stream(device: Any = None) -> Stream:
     Args:
         device (torch.device, str or int, optional): default the current device.
     """
-    index = _utils._get_device_index(device, optional=True)
-    return Stream(**_stream_arguments(_C._get_current_stream(index)))
+    return _C._get_current_stream(Stream, _index(device))
 
 
 def default_stream(device: Any = None) -> Stream:
@@ -212,8 +208,7 @@ def default_stream(device: Any = None) -> Stream:
     Args:
         device (torch.device, str or int, optional): default the current device.
     """
-    index = _utils._get_device_index(device, optional=True)
-    return Stream(**_stream_arguments(_C._get_default_stream(index)))
+    return _C._get_default_stream(Stream, _index(device))
 
 
 def set_stream(stream: torch.Stream | None) -> None:
@@ -228,8 +223,7 @@ def set_stream(stream: torch.Stream | None) -> None:
 
 def get_stream_from_external(data_ptr: int, device: Any = None) -> Stream:
     """Return a stream for a handle (orStream_t) of another library; see `ExternalStream`."""
-    index = _utils._get_device_index(device, optional=True)
-    return Stream(**_stream_arguments(_C._get_stream_from_external(data_ptr, index)))
+    return _C._get_stream_from_external(Stream, data_ptr, _index(device))
 
 
 def _set_stream_by_id(stream_id: int, device_index: int, device_type: int) -> None:
@@ -242,5 +236,6 @@ def _get_current_raw_stream(device: int) -> int:
     return _C._get_raw_stream(device)
 
 
-def _stream_arguments(triple: tuple[int, int, int]) -> dict[str, int]:
-    return dict(zip(("stream_id", "device_index", "device_type"), triple, strict=True))
+def _index(device: Any) -> int:
+    """Return the index that `device` names, -1 for the current one."""
+    return -1 if device is None else _utils._get_device_index(device, optional=True)

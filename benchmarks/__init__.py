@@ -1,0 +1,1 @@
+"""Benchmarks: openreg against plain CPU PyTorch, in one process, interleaved, medians."""
