@@ -49,10 +49,7 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext):
         torch_dir, torch_version = installed_torch()
-        if self.editable_mode:
-            package = ROOT / "torch_openreg"
-        else:
-            package = Path(self.build_lib).resolve() / "torch_openreg"
+        package = ROOT / "torch_openreg"
         sanitize = os.environ.get("OPENREG_SANITIZE", "")
         build_type = os.environ.get("OPENREG_BUILD_TYPE", "Release")
         flavour = "-".join(filter(None, [build_type.lower(), sanitize]))
@@ -77,6 +74,16 @@ class CMakeBuild(build_ext):
         (package / "_build_info.py").write_text(
             f'"""Written by setup.py."""\n\ntorch_version = "{torch_version}"\n'
         )
+        if not self.editable_mode:
+            self.copy_built(package, Path(self.build_lib) / "torch_openreg")
+
+    def copy_built(self, source, target):
+        """Copies what was built beside the Python sources to where a wheel is packed from."""
+        for pattern in ("_C.*.so", "lib/*.so", "_build_info.py"):
+            for file in source.glob(pattern):
+                copy = target / file.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, copy)
 
     def copy_extensions_to_source(self):
         """Nothing to do: an editable build writes into the package folder at once."""

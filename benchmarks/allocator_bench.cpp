@@ -3,6 +3,8 @@
 // 64 MiB).
 // Built with the tests of the runtime (tests/runtime/CMakeLists.txt).
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -42,6 +44,13 @@ void measure(const char* name, Function pair) {
       times[0]);
 }
 
+void pin_to_core(int core) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(core, &cores);
+  sched_setaffinity(0, sizeof(cores), &cores);
+}
+
 } // namespace
 
 int main() {
@@ -77,14 +86,20 @@ int main() {
     alive[random >> 23] = allocator->allocate(1 + ((random >> 1) & 0x7fffff));
   });
 
-  // While another thread, as a stream's worker does, allocates for kernels.
+  // While another thread, as a stream's worker does, allocates for kernels: the
+  // worst case of contention, if the machine has a core for it.
   std::atomic<bool> stop{false};
+  std::atomic<int64_t> pairs{0};
+  pin_to_core(0);
   std::thread worker([&] {
-    while (!stop.load(std::memory_order_relaxed)) {
+    pin_to_core(1);
+    for (; !stop.load(std::memory_order_relaxed); ++pairs) {
       CachingAllocator::free_in_kernel(
           CachingAllocator::allocate_in_kernel(2048, 0, stream).block);
     }
   });
+  while (pairs == 0) {
+  }
   measure("1 KiB, and another thread all the time", [&](int) {
     allocator->allocate(1024);
   });

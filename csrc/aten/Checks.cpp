@@ -172,19 +172,6 @@ void check_random_range(const at::Tensor&, int64_t from, std::optional<int64_t> 
       "random_ expects 'from' to be less than 'to', but got from=", from, " >= to=", *to);
 }
 
-void check_multinomial(const at::Tensor& self, int64_t num_samples, bool replacement) {
-  TORCH_CHECK(
-      self.dim() > 0 && self.dim() <= 2, "prob_dist must be 1 or 2 dim");
-  TORCH_CHECK(
-      at::isFloatingType(self.scalar_type()),
-      "multinomial only supports floating-point dtypes for input, but got: ",
-      self.scalar_type());
-  TORCH_CHECK(num_samples > 0, "cannot sample n_sample <= 0 samples");
-  TORCH_CHECK(
-      replacement || num_samples <= self.size(-1),
-      "cannot sample n_sample > prob_dist.size(-1) samples without replacement");
-}
-
 void check_eye(int64_t n, int64_t m) {
   TORCH_CHECK(n >= 0, "n must be greater or equal to 0, got ", n);
   TORCH_CHECK(m >= 0, "m must be greater or equal to 0, got ", m);

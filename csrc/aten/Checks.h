@@ -40,7 +40,6 @@ OPENREG_API void check_positive(double value, const char* op, const char* name);
 OPENREG_API void check_open_probability(double p);
 OPENREG_API void check_probability(double p);
 OPENREG_API void check_random_range(const at::Tensor& self, int64_t from, std::optional<int64_t> to);
-OPENREG_API void check_multinomial(const at::Tensor& self, int64_t num_samples, bool replacement);
 
 OPENREG_API void check_eye(int64_t n, int64_t m);
 OPENREG_API void check_steps(int64_t steps);

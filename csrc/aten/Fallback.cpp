@@ -10,8 +10,8 @@
 // as such), a result that shares an argument's storage (becomes a view of it),
 // and memory the kernel got elsewhere (copied).
 
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/stack.h>
+#include "aten/Fallback.h"
+
 #include <torch/library.h>
 
 #include <cstring>
@@ -210,7 +210,7 @@ class FallbackCall {
         device_,
         c10::openreg::current_stream_handle(device_),
         CachingAllocator::Order::Execution);
-    if (storage.nbytes() > 0) {
+    if (storage.nbytes() > 0 && storage.data() != nullptr) {
       std::memcpy(orBacking(copy.get()), storage.data(), storage.nbytes());
     }
     return copy;
@@ -297,6 +297,8 @@ class FallbackCall {
   std::unordered_map<c10::StorageImpl*, std::pair<at::Storage, at::Storage>> adopted_;
 };
 
+} // namespace
+
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   FallbackCall(op, stack).run();
 }
@@ -305,5 +307,4 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
-} // namespace
 } // namespace at::openreg

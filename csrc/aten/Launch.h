@@ -355,7 +355,10 @@ void submit(c10::DeviceIndex device, const char* name, Closure closure) {
   const orError_t error = orLaunch(
       c10::openreg::current_stream_handle(device), name, &type, &slot.closure);
   if (C10_UNLIKELY(error != orSuccess)) {
-    slot.closure.~Closure();
+    // A launch error means that the closure was taken and has ended.
+    if (error < orErrorLaunchFailure) {
+      slot.closure.~Closure();
+    }
     OPENREG_CHECK(error);
   }
 }

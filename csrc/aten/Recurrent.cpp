@@ -22,17 +22,13 @@
 #include <torch/library.h>
 
 #include "aten/Launch.h"
-#include "aten/Shapes.h"
+#include "aten/LayerShapes.h"
 #include "aten/Structured.h"
 
 namespace at::openreg {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
-
-bool is_given(const OptionalTensor& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
 
 // --- on the worker, on CPU tensors ----------------------------------------------
 

@@ -47,7 +47,11 @@ class Functional final : public Meta {
       at::TensorOptions options) override {
     const auto dtype = c10::typeMetaToScalarType(options.dtype());
     outputs[index] = strides.empty()
-        ? empty_on(options.device(), sizes, dtype)
+        ? empty_on(
+              options.device(),
+              sizes,
+              dtype,
+              options.memory_format_opt().value_or(at::MemoryFormat::Contiguous))
         : empty_strided_on(options.device(), sizes, strides, dtype);
     set_iterator_output<Meta>(*this, index, sizes, strides, options);
   }

@@ -102,8 +102,17 @@ class KernelAllocator final : public c10::Allocator {
         return {backing, backing, &free_nothing, c10::DeviceType::CPU};
       }
     }
-    const auto memory = CachingAllocator::allocate_in_kernel(
-        nbytes, state.device, state.stream);
+    CachingAllocator::KernelMemory memory;
+    try {
+      memory = CachingAllocator::allocate_in_kernel(nbytes, state.device, state.stream);
+    } catch (const c10::OutOfMemoryError&) {
+      if (exceeds_capacity(nbytes, state.device)) {
+        throw;
+      }
+      // There is room, but the host has run ahead and queued work still holds
+      // it. Whether a program fits must not depend on timing.
+      return host_->allocate(nbytes);
+    }
     void* backing = orBacking(memory.address);
     kernel_blocks().insert(backing, memory.block);
     return {backing, backing, &free_kernel_memory, c10::DeviceType::CPU};
@@ -122,6 +131,15 @@ class KernelAllocator final : public c10::Allocator {
   }
 
  private:
+  static bool exceeds_capacity(size_t nbytes, c10::DeviceIndex device) {
+    auto* allocator = CachingAllocator::get();
+    const auto stats = allocator->getDeviceStats(device);
+    const auto allocated =
+        stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
+            .current;
+    return static_cast<size_t>(allocated) + nbytes > allocator->getMemoryInfo(device).second;
+  }
+
   c10::Allocator* host_;
 };
 

@@ -56,12 +56,10 @@ class Scheduler:
         """The next step. Blocks for it are allocated; never empty while there is work."""
         chunks: list[Chunk] = []
         budget = self.token_budget
-        preempted = False
         while len(chunks) < len(self.running) and budget:
             seq = self.running[len(chunks)]
             num_tokens = min(seq.num_pending, budget)
             while not self.blocks.can_grow(seq, num_tokens):
-                preempted = True
                 victim = self.running.pop()
                 self._preempt(victim)
                 if victim is seq:
@@ -70,12 +68,12 @@ class Scheduler:
                 self.blocks.grow(seq, num_tokens)
                 chunks.append(Chunk(seq, num_tokens))
                 budget -= num_tokens
-        while self.waiting and budget and len(self.running) < self.max_batch and not preempted:
+        # All of a prompt must fit, or it would soon be preempted. One that was preempted just now does
+        # not fit: less is free than it had.
+        while self.waiting and budget and len(self.running) < self.max_batch:
             seq = self.waiting[0]
             self.blocks.share_prefix(seq)
-            if not self.blocks.can_grow(
-                seq, seq.num_pending
-            ):  # all of it, or it would soon be preempted
+            if not self.blocks.can_grow(seq, seq.num_pending):
                 self.blocks.release(seq)
                 break
             num_tokens = min(seq.num_pending, budget)

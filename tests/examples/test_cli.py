@@ -181,14 +181,14 @@ def start(*args, **kwargs) -> subprocess.Popen:
     return subprocess.Popen([*map(str, args)], **{**pipes, **kwargs})
 
 
-def endless_args(model) -> list:
+def endless_args(model, device="cpu") -> list:
     blocks = ["--block-size", 16, "--num-blocks", 12_600]
-    args = ["--model", model, "--raw", "--device", "cpu", *blocks]
+    args = ["--model", model, "--raw", "--device", device, *blocks]
     return [*args, "--max-tokens", 10**9, "--prompt", "t5 t6"]
 
 
-def test_ctrl_c_shows_what_there_is(endless):
-    process = start(*PATH_START, *endless_args(endless))
+def test_ctrl_c_shows_what_there_is(endless, device):
+    process = start(*PATH_START, *endless_args(endless, device))
     assert process.stdout.readline() == "> t5 t6\n"
     seen = process.stdout.read(200)
     process.send_signal(signal.SIGINT)

@@ -137,6 +137,7 @@ def test_every_sequence_ends_whatever_the_limits(num_blocks, token_budget):
     while s:
         chunks = step(s)
         assert chunks
+        assert all(seq.num_computed == 0 for seq in s.waiting)
         assert sum(num_tokens for _, num_tokens in chunks) <= token_budget
         assert len(chunks) <= 4
         for seq in seqs:

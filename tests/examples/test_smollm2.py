@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PARIS = "What is the capital of France?"
 QUESTIONS = [PARIS, "Name three colours.", "Write one sentence about the sea."]
-MAX_TOKENS = 24
+MAX_TOKENS = 16
 THREADS = torch.get_num_threads()
 
 
