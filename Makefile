@@ -37,7 +37,7 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 	touch $@
 
 $(VENV)/.example: $(VENV)/.tools examples/paged_llm/requirements.txt
-	$(PIP) install --quiet -r examples/paged_llm/requirements.txt "$(TORCH)"
+	$(PIP) install --quiet --no-deps -r examples/paged_llm/requirements.txt
 	touch $@
 
 debug: $(VENV)/.tools  ## build with assertions and debug information

@@ -240,6 +240,9 @@ class FallbackCall {
       impl->set_storage_offset(original.alias.storage_offset());
       impl->set_sizes_and_strides(original.alias.sizes(), original.alias.strides());
     }
+    if (original.tensor.is_conj() != original.alias.is_conj()) {
+      original.tensor._set_conj(original.alias.is_conj());
+    }
   }
 
   at::Tensor tensor_to_device(const at::Tensor& tensor) {

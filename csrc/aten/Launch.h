@@ -17,6 +17,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>
 #include <c10/util/OptionalArrayRef.h>
+#include <c10/util/SmallVector.h>
 
 #include <array>
 #include <optional>
@@ -93,6 +94,8 @@ struct Capture<const std::optional<at::Tensor>&> {
   }
 };
 
+// Lists are mostly short: no heap for those, whose memory one thread would
+// allocate and the other free.
 class CapturedTensors {
  public:
   template <class List>
@@ -109,7 +112,7 @@ class CapturedTensors {
   }
 
   const std::vector<at::Tensor>& materialize() {
-    aliases_.clear();
+    aliases_.reserve(args_.size());
     for (const auto& arg : args_) {
       aliases_.push_back(arg.materialize());
     }
@@ -121,7 +124,7 @@ class CapturedTensors {
   }
 
  private:
-  std::vector<TensorArg> args_;
+  c10::SmallVector<TensorArg, 3> args_;
   std::vector<at::Tensor> aliases_;
 };
 
@@ -136,6 +139,7 @@ struct Capture<const at::ITensorListRef&> {
   }
   void release() {
     value.release();
+    list.reset();
   }
 };
 
@@ -245,11 +249,19 @@ using CaptureOf = Capture<std::conditional_t<
     std::decay_t<P>,
     P>>;
 
+// Whether a capture may be moved as bytes: true of all that hold no pointer into
+// themselves.
+template <class C>
+inline constexpr bool is_relocatable = !requires(C c) { c.value.materialize().size(); } &&
+    !std::is_same_v<C, Capture<std::string_view>> &&
+    !std::is_same_v<C, Capture<std::optional<std::string_view>>>;
+
 // A call of a kernel with captured arguments.
 template <class R, class... P>
 class KernelCall {
  public:
   using Function = R (*)(P...);
+  static constexpr bool kRelocatable = (is_relocatable<CaptureOf<P>> && ...);
 
   template <class... A>
   explicit KernelCall(Function function, A&&... args)
@@ -280,13 +292,18 @@ class KernelCall {
 // A launch whose kernel writes into tensors it is given.
 template <class Call>
 struct InplaceClosure {
-  Call call;
-  int threads;
+  static constexpr bool kRelocatable = Call::kRelocatable;
+
+  template <class... A>
+  explicit InplaceClosure(A&&... args) : call(std::forward<A>(args)...) {}
 
   void run() {
     call();
     call.release();
   }
+
+  int threads = at::get_num_threads();
+  Call call;
 };
 
 // A launch whose kernel returns new tensors: their values go to `outputs`,
@@ -314,31 +331,46 @@ void append_results(std::vector<at::Tensor>& results, std::tuple<T...> tuple) {
       tuple);
 }
 
-template <class Call>
+template <class Call, size_t N>
 struct FunctionalClosure {
-  Call call;
-  int threads;
-  std::vector<TensorArg> outputs;
+  static constexpr bool kRelocatable = Call::kRelocatable;
+
+  template <class... A>
+  explicit FunctionalClosure(const at::Tensor (&tensors)[N], A&&... args)
+      : call(std::forward<A>(args)...) {
+    for (size_t i = 0; i < N; ++i) {
+      outputs[i] = TensorArg(tensors[i], /*is_written=*/true);
+    }
+  }
 
   void run() {
-    write_outputs(outputs.data(), outputs.size(), [this](auto& results) {
+    write_outputs(outputs.data(), N, [this](auto& results) {
       append_results(results, call());
     });
     call.release();
   }
+
+  int threads = at::get_num_threads();
+  Call call;
+  std::array<TensorArg, N> outputs;
 };
 
-// Queues `closure` on the current stream of `device` and ends its life.
-template <class Closure>
-void submit(c10::DeviceIndex device, const char* name, Closure closure) {
+// Queues Closure(args...) on the current stream of `device`. The closure is made
+// here and moved once, into the queue.
+template <class Closure, class... A>
+void submit(c10::DeviceIndex device, const char* name, A&&... args) {
+  using Move = void (*)(void*, void*);
+  static constexpr Move move = Closure::kRelocatable
+      ? Move(nullptr)
+      : Move([](void* target, void* source) {
+          auto* from = static_cast<Closure*>(source);
+          new (target) Closure(std::move(*from));
+          from->~Closure();
+        });
   static const orClosureType type = {
       sizeof(Closure),
       alignof(Closure),
-      [](void* target, void* source) {
-        auto* from = static_cast<Closure*>(source);
-        new (target) Closure(std::move(*from));
-        from->~Closure();
-      },
+      move,
       [](void* self, const orLaunchContext* context) {
         auto* closure = static_cast<Closure*>(self);
         return run_on_worker(
@@ -349,9 +381,9 @@ void submit(c10::DeviceIndex device, const char* name, Closure closure) {
   };
   union Slot {
     Closure closure;
-    Slot(Closure&& c) : closure(std::move(c)) {}
+    explicit Slot(A&&... a) : closure(std::forward<A>(a)...) {}
     ~Slot() {}
-  } slot(std::move(closure));
+  } slot(std::forward<A>(args)...);
   const orError_t error = orLaunch(
       c10::openreg::current_stream_handle(device), name, &type, &slot.closure);
   if (C10_UNLIKELY(error != orSuccess)) {
@@ -368,37 +400,22 @@ void submit(c10::DeviceIndex device, const char* name, Closure closure) {
 // tensors of the device with their final sizes.
 template <class R, class... P, class... A>
 void launch(c10::DeviceIndex device, const char* name, R (*kernel)(P...), A&&... args) {
-  using Call = KernelCall<R, P...>;
-  submit(
-      device,
-      name,
-      InplaceClosure<Call>{
-          Call(kernel, std::forward<A>(args)...), at::get_num_threads()});
+  submit<InplaceClosure<KernelCall<R, P...>>>(
+      device, name, kernel, std::forward<A>(args)...);
 }
 
 // The same for a kernel that returns its results; they are written to
 // `outputs`, tensors of the device of the results' sizes and dtypes. An
 // undefined output's result is dropped.
-template <class R, class... P, class... A>
+template <size_t N, class R, class... P, class... A>
 void launch_functional(
     c10::DeviceIndex device,
     const char* name,
-    std::initializer_list<at::Tensor> outputs,
+    const at::Tensor (&outputs)[N],
     R (*kernel)(P...),
     A&&... args) {
-  using Call = KernelCall<R, P...>;
-  std::vector<TensorArg> output_args;
-  output_args.reserve(outputs.size());
-  for (const auto& output : outputs) {
-    output_args.emplace_back(output, /*is_written=*/true);
-  }
-  submit(
-      device,
-      name,
-      FunctionalClosure<Call>{
-          Call(kernel, std::forward<A>(args)...),
-          at::get_num_threads(),
-          std::move(output_args)});
+  submit<FunctionalClosure<KernelCall<R, P...>, N>>(
+      device, name, outputs, kernel, std::forward<A>(args)...);
 }
 
 } // namespace at::openreg

@@ -68,8 +68,8 @@ class Scheduler:
                 self.blocks.grow(seq, num_tokens)
                 chunks.append(Chunk(seq, num_tokens))
                 budget -= num_tokens
-        # All of a prompt must fit, or it would soon be preempted. One that was preempted just now does
-        # not fit: less is free than it had.
+        # All of a prompt must fit, or it would soon be preempted. One that was preempted just now
+        # does not: less is free than it had.
         while self.waiting and budget and len(self.running) < self.max_batch:
             seq = self.waiting[0]
             self.blocks.share_prefix(seq)

@@ -1,6 +1,7 @@
 """One operator's OpInfo samples on the device against the CPU: what test_operators.py runs."""
 
 import math
+import re
 import warnings
 from dataclasses import dataclass, field
 
@@ -30,11 +31,12 @@ class Report:
 
 
 def to_device(value):
-    """Move a sample's tensors, and its device arguments, to the device; keep strides."""
+    """Move a sample's tensors and device arguments; views of one storage stay that."""
+    storages = {}
 
     def move(x):
         if isinstance(x, torch.Tensor) and x.device.type == "cpu":
-            return move_tensor(x)
+            return move_tensor(x, storages)
         if x == "cpu" or (isinstance(x, torch.device) and x.type == "cpu"):
             return torch.device(DEVICE)
         return x
@@ -42,15 +44,18 @@ def to_device(value):
     return pytree.tree_map(move, value)
 
 
-def move_tensor(x):
-    """Copy a tensor's whole storage to the device, and make the same view of it."""
+def move_tensor(x, storages):
+    """Copy a tensor's whole storage to the device once, and make the same view of it."""
     if x.layout is not torch.strided:
         return x.to(DEVICE)
     with torch.no_grad():
         plain = x.conj() if x.is_conj() else x
         plain = torch._neg_view(plain) if plain.is_neg() else plain
-        storage = torch.empty(0, dtype=x.dtype).set_(plain.untyped_storage())
-        moved = storage.to(DEVICE).as_strided(x.shape, x.stride(), x.storage_offset())
+        key = (plain.untyped_storage()._cdata, x.dtype)
+        if key not in storages:
+            flat = torch.empty(0, dtype=x.dtype).set_(plain.untyped_storage())
+            storages[key] = (flat, flat.to(DEVICE))  # kept, so that the key stays its own
+        moved = storages[key][1].as_strided(x.shape, x.stride(), x.storage_offset())
         moved = torch._neg_view(moved) if x.is_neg() else moved
         moved = moved.conj() if x.is_conj() else moved
     return moved.requires_grad_(x.requires_grad)
@@ -242,7 +247,9 @@ def check_error_inputs(op, report):
 
 
 def describe(error):
+    """Return an error as text, without the launch's name, which late errors begin with."""
     text = str(error).split("\nException raised")[0].split("\n")[0]
+    text = re.sub(r"^aten::[\w.]+: ", "", text)
     return f"{type(error).__name__}: {text.replace(DEVICE + ':0', 'cpu').replace(DEVICE, 'cpu')}"
 
 

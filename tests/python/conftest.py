@@ -1,20 +1,11 @@
 """What all tests of the Python package share."""
 
-import faulthandler
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-
-
-@pytest.fixture(autouse=True)
-def end_when_stuck():
-    """End the run with all threads' stacks when a test waits for what never comes."""
-    faulthandler.dump_traceback_later(300, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
