@@ -5,7 +5,6 @@
 // a copy between two devices makes each one's current stream wait for the other.
 
 #include <ATen/ExpandUtils.h>
-#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/ops/_local_scalar_dense_cpu_dispatch.h>
 #include <ATen/ops/copy_native.h>
 #include <torch/library.h>
@@ -15,6 +14,7 @@
 #include "kernels/AliasPool.h"
 #include "kernels/KernelScope.h"
 #include "runtime/Event.h"
+#include "runtime/HostAllocator.h"
 #include "runtime/Stream.h"
 
 namespace at::openreg {
@@ -61,18 +61,14 @@ void copy_between_devices(const at::Tensor& self, const at::Tensor& src) {
 }
 
 bool is_pinned(const at::Tensor& tensor) {
-  orPointerAttributes attributes;
   const void* data = tensor.storage().data();
-  return data != nullptr &&
-      orPointerGetAttributes(&attributes, data) == orSuccess &&
-      attributes.type == orMemoryTypeHost;
+  return data != nullptr && at::openreg::is_pinned(data);
 }
 
 // Keeps a pinned tensor's memory from reuse until the stream has passed here.
 void record_pinned(const at::Tensor& tensor, const OpenRegStream& stream) {
   const auto& data = tensor.storage().data_ptr();
-  at::getHostAllocator(at::kPrivateUse1)
-      ->record_event(data.get(), data.get_context(), stream.unwrap());
+  at::openreg::record_event(data.get(), data.get_context(), stream);
 }
 
 // On the calling thread, once the stream is idle.

@@ -43,6 +43,8 @@ void dropout_backward_kernel(
   at::native::copy_(noise, mask, false);
   if (scale != 0) {
     noise.div_(1 / scale);
+  } else {
+    noise.zero_();
   }
   at::cpu::mul_out(grad_input, grad_output, noise);
 }

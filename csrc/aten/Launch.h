@@ -302,7 +302,7 @@ struct InplaceClosure {
     call.release();
   }
 
-  int threads = at::get_num_threads();
+  int threads = intra_op_threads();
   Call call;
 };
 
@@ -350,7 +350,7 @@ struct FunctionalClosure {
     call.release();
   }
 
-  int threads = at::get_num_threads();
+  int threads = intra_op_threads();
   Call call;
   std::array<TensorArg, N> outputs;
 };

@@ -2,6 +2,9 @@
 
 #include <ATen/native/RangeUtils.h>
 
+#include <cmath>
+#include <limits>
+
 namespace at::openreg {
 
 bool one_dtype(std::initializer_list<std::optional<at::Tensor>> tensors) {
@@ -51,8 +54,13 @@ bool is_representable(const at::Scalar& value, at::ScalarType dtype) {
     return false;
   }
   if (at::isFloatingType(dtype) || at::isComplexType(dtype)) {
-    // Only a narrowing of finite values can overflow.
-    return value.isComplex() || std::abs(value.toDouble()) <= 65504.0;
+    const double limit = dtype == at::kHalf
+        ? static_cast<float>(std::numeric_limits<at::Half>::max())
+        : dtype == at::kBFloat16 ? static_cast<float>(std::numeric_limits<at::BFloat16>::max())
+                                 : std::numeric_limits<float>::max();
+    // Only a finite value can overflow.
+    return value.isComplex() || !std::isfinite(value.toDouble()) ||
+        std::abs(value.toDouble()) <= limit;
   }
   return dtype == at::kBool || dtype == at::kLong
       ? value.isIntegral(/*includeBool=*/true)

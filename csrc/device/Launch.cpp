@@ -104,7 +104,7 @@ orError_t orLaunch(orStream_t stream, const char* name, const orClosureType* typ
   work.name = name;
   work.type = type;
   work.correlation = newCorrelation();
-  if (hasFlag(orTraceKernel | kMemoryCheck)) {
+  if (hasFlag(static_cast<unsigned>(orTraceKernel) | kMemoryCheck)) {
     return launchWatched(on, &work, type, closure);
   }
   return submitTraced(on, work, closure);

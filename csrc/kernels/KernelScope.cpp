@@ -6,6 +6,8 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <dlfcn.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <mutex>
 #include <unordered_map>
@@ -205,6 +207,15 @@ orError_t fail(const orLaunchContext* context, orError_t code, const c10::Error&
 
 } // namespace
 
+int intra_op_threads_of_other_thread() {
+  at::init_num_threads();
+  return at::get_num_threads();
+}
+
+bool is_main_thread() {
+  return syscall(SYS_gettid) == getpid();
+}
+
 orError_t run_on_worker(
     const orLaunchContext* context,
     int intra_op_threads,
@@ -242,6 +253,7 @@ void run_on_host_thread(
     c10::DeviceIndex device,
     orStream_t stream,
     c10::function_ref<void()> kernel) {
+  intra_op_threads(); // sets this thread's number of them
   KernelDispatch dispatch;
   ActiveKernel active(device, stream);
   kernel();

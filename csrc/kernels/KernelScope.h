@@ -4,6 +4,7 @@
 // state of the caller, memory from the device's allocator, exceptions turned
 // into the launch's error.
 
+#include <ATen/Parallel.h>
 #include <c10/core/Device.h>
 #include <c10/util/FunctionRef.h>
 
@@ -12,9 +13,18 @@
 
 namespace at::openreg {
 
+// How many threads the CPU would use for a kernel called now. OpenMP's setting is
+// each thread's own: only the main thread's follows torch.set_num_threads by
+// itself, autograd's device threads would keep the number they began with.
+OPENREG_API int intra_op_threads_of_other_thread();
+OPENREG_API bool is_main_thread();
+inline int intra_op_threads() {
+  static thread_local const bool is_main = is_main_thread();
+  return C10_LIKELY(is_main) ? at::get_num_threads() : intra_op_threads_of_other_thread();
+}
+
 // Runs `kernel` on a stream's worker as a launch of `intra_op_threads` threads
-// (at::get_num_threads of the launching thread, which is what the CPU would
-// have used). Never throws.
+// (intra_op_threads() of the launching thread). Never throws.
 OPENREG_API orError_t run_on_worker(
     const orLaunchContext* context,
     int intra_op_threads,

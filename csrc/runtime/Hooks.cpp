@@ -1,5 +1,7 @@
 #include "runtime/Hooks.h"
 
+#include "runtime/HostAllocator.h"
+
 #include <ATen/core/CachingHostAllocator.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -54,12 +56,7 @@ DeviceIndex OpenRegHooks::maybeExchangeDevice(DeviceIndex index) const {
 }
 
 bool OpenRegHooks::isPinnedPtr(const void* data) const {
-  orPointerAttributes attributes{};
-  if (orPointerGetAttributes(&attributes, data) != orSuccess) {
-    orGetLastError();
-    return false;
-  }
-  return attributes.type == orMemoryTypeHost;
+  return at::openreg::is_pinned(data);
 }
 
 Allocator* OpenRegHooks::getPinnedMemoryAllocator() const {

@@ -20,6 +20,9 @@ UNINITIALISED = {
     "new_empty_strided",
 }
 
+# Operators that make an empty input grow, whose new memory is uninitialised.
+GROWING = {"resize_", "resize_as_"}
+
 
 @dataclass
 class Report:
@@ -33,10 +36,13 @@ class Report:
 def to_device(value):
     """Move a sample's tensors and device arguments; views of one storage stay that."""
     storages = {}
+    tensors = {}
 
     def move(x):
         if isinstance(x, torch.Tensor) and x.device.type == "cpu":
-            return move_tensor(x, storages)
+            if id(x) not in tensors:
+                tensors[id(x)] = move_tensor(x, storages)
+            return tensors[id(x)]
         if x == "cpu" or (isinstance(x, torch.device) and x.type == "cpu"):
             return torch.device(DEVICE)
         return x
@@ -59,6 +65,13 @@ def move_tensor(x, storages):
         moved = torch._neg_view(moved) if x.is_neg() else moved
         moved = moved.conj() if x.is_conj() else moved
     return moved.requires_grad_(x.requires_grad)
+
+
+def on_a_device(value):
+    """Tell whether a call has tensors or names a device; else it is the CPU's anyway."""
+    return any(
+        isinstance(x, (torch.Tensor, torch.device)) or x == "cpu" for x in pytree.tree_leaves(value)
+    )
 
 
 def difference(actual, expected, op, dtype, report):
@@ -137,6 +150,8 @@ def settle(result, error):
 
 def check_forward(op, function, sample, dtype, report, kind):
     args = (sample.input, *sample.args)
+    if not on_a_device((args, sample.kwargs)):
+        return
     device_args, device_kwargs = to_device((args, sample.kwargs))
     expected, refused = outcome(function, *args, **sample.kwargs)
     if refused is not None:
@@ -203,9 +218,7 @@ def check_gradient(op, sample, report):
         if sample.output_process_fn_grad is not None:
             result = sample.output_process_fn_grad(result)
         results = [
-            x
-            for x in pytree.tree_leaves(result)
-            if isinstance(x, torch.Tensor) and x.requires_grad
+            x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor) and x.requires_grad
         ]
         if not results or not inputs:
             return []
@@ -253,6 +266,11 @@ def describe(error):
     return f"{type(error).__name__}: {text.replace(DEVICE + ':0', 'cpu').replace(DEVICE, 'cpu')}"
 
 
+def without_rows(sample):
+    """Return a sample with no rows in any tensor that has dimensions."""
+    return sample.transform(lambda x: x[:0] if isinstance(x, torch.Tensor) and x.dim() else x)
+
+
 def check_operator(op, dtype, count, errors=False):
     """Run the first `count` samples of an operator in all forms."""
     report = Report()
@@ -262,15 +280,15 @@ def check_operator(op, dtype, count, errors=False):
     for i, sample in enumerate(samples):
         if i >= count:
             break
-        plain = sample.transform(
-            lambda x: x.detach() if isinstance(x, torch.Tensor) else x
-        )
+        plain = sample.transform(lambda x: x.detach() if isinstance(x, torch.Tensor) else x)
         check_forward(op, op, plain, dtype, report, "forward")
         check_forward(op, op, plain.noncontiguous(), dtype, report, "non-contiguous")
         if i == 0:
             check_inplace(op, plain, dtype, report)
             if op.supports_out:
                 check_out(op, plain, dtype, report)
+            if op.name not in GROWING:
+                check_forward(op, op, without_rows(plain), dtype, report, "zero-size")
         if differentiable:
             check_gradient(op, sample, report)
     if errors:

@@ -126,3 +126,17 @@ def test_double_backward():
 
     for a, e in zip(second("openreg"), second("cpu"), strict=True):
         torch.testing.assert_close(a.cpu(), e)
+
+
+def test_backward_follows_the_thread_count():
+    # The gradient of the weight depends on how many threads sum it up.
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 4, 7, 7), torch.randn(4, 6, 3, 3)]
+    threads = torch.get_num_threads()
+    try:
+        for count in (threads, 1, 2):
+            torch.set_num_threads(count)
+            expected = run(F.conv_transpose2d, "cpu", tensors, None, {})
+            check_equal(run(F.conv_transpose2d, "openreg", tensors, None, {}), expected)
+    finally:
+        torch.set_num_threads(threads)

@@ -137,7 +137,9 @@ def test_environment_variable(mode, tmp_path):
         assert "NotImplementedError" in done.stderr and "aten::_unique2" in done.stderr
     else:
         assert done.returncode == 1
-        assert 'OPENREG_FALLBACK: expected "allow", "warn" or "error", got "nonsense"' in done.stderr
+        assert (
+            'OPENREG_FALLBACK: expected "allow", "warn" or "error", got "nonsense"' in done.stderr
+        )
 
 
 def test_mixed_devices_are_refused():

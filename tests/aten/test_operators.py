@@ -46,9 +46,7 @@ def one_thread():
 def test_operator(op, dtype):
     reason = EXPECTED_FAILURES.get(name_of(op))
     try:
-        report = operator_checks.check_operator(
-            op, dtype, SAMPLES, errors=dtype is torch.float32
-        )
+        report = operator_checks.check_operator(op, dtype, SAMPLES, errors=dtype is torch.float32)
     except (NotImplementedError, RuntimeError):
         if reason:
             pytest.xfail(reason)

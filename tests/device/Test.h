@@ -59,7 +59,7 @@ class Gate {
   // Until `count` calls of wait have begun.
   void waitForArrivals(int count) {
     std::unique_lock<std::mutex> guard(mutex_);
-    changed_.wait(guard, [=] { return arrived_ >= count; });
+    changed_.wait(guard, [this, count] { return arrived_ >= count; });
   }
 
  private:

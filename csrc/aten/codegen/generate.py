@@ -3,7 +3,8 @@
 Input is torchgen's own ``native_functions.yaml`` (shipped in the torch wheel) and
 ``operators.yaml``. For every structured operator, ATen's meta function computes the outputs'
 sizes and the CPU kernel's out= form is launched on the stream; operators.yaml says the same for
-operators that are not structured, and when an operator takes the synchronous fallback after all. Output is C++ in a fixed number of files of even size.
+operators that are not structured, and when an operator takes the synchronous fallback after all.
+Output is C++ in a fixed number of files of even size.
 """
 
 import argparse
@@ -30,6 +31,13 @@ from torchgen.utils import concatMap
 
 # Structured operators that are registered by hand or must look at data.
 NOT_GENERATED: set[str] = set()
+
+# Beginnings of structured operators that refuse an output that is one of their inputs.
+REFUSE_OVERLAP = ("cat", "gather", "scatter", "index")
+
+# Structured operators that compute into an output of full size before they reduce it. Their
+# functional kernels do that in an allocation of their own, which is placed in the output's.
+REDUCED_IN_PLACE = {"mse_loss", "smooth_l1_loss"}
 
 # _foreach_ operators whose results are not of their arguments' sizes and dtypes.
 NOT_ELEMENTWISE = {
@@ -179,9 +187,7 @@ def return_line(exprs: list[str]) -> list[str]:
     return [f"return {{{', '.join(exprs)}}};"]
 
 
-def structured_operator(
-    g: NativeFunctionsGroup, f: NativeFunction, entry: dict
-) -> Registration:
+def structured_operator(g: NativeFunctionsGroup, f: NativeFunction, entry: dict) -> Registration:
     """Wrapper of one form (functional, in-place, out=) of a structured operator."""
     sig = signature(f)
     meta = f"at::meta::structured_{g.out.func.name.name}"
@@ -193,8 +199,10 @@ def structured_operator(
     body = device_lines(f, sig) + conditions(f, entry)
     if kind is SchemaKind.out and not g.out.structured_inherits:
         # What inherits from TensorIterator checks its operands itself.
-        read = ", ".join(b.name for b in sig.arguments() if is_tensor(b) and b.name not in out_names)
-        unsafe = " || ".join(f"overlaps({name}, {read})" for name in out_names)
+        tensors = [b.name for b in sig.arguments() if is_tensor(b)]
+        read = ", ".join(name for name in tensors if name not in out_names)
+        overlap = "overlaps" if g.root_name.startswith(REFUSE_OVERLAP) else "overlaps_partly"
+        unsafe = " || ".join(f"{overlap}({name}, {read})" for name in out_names)
         body += fall_back_unless(f, f"!({unsafe})")
     if kind is SchemaKind.functional:
         body.append(f"Functional<{meta}, {count}> op;")
@@ -211,13 +219,20 @@ def structured_operator(
     meta_args = values(inputs, structured.meta_arguments(g))
     body.append(f"op.meta({', '.join(meta_args)});")
     body += draw_lines(f)
+    call = "launch"
     if kind is SchemaKind.inplace:
+        kernel = cpu_function(f)
+        args = kernel_arguments(f, {})
+    elif kind is SchemaKind.functional and g.root_name in REDUCED_IN_PLACE:
+        call = "launch_functional"
         kernel = cpu_function(f)
         args = kernel_arguments(f, {})
     else:
         kernel = cpu_function(g.out)
-        args = kernel_arguments(f, dict(zip(out_names, outputs)), kernel)
-    body.append(f'launch(device, "aten::{f.func.name}", {pointer(kernel)}, {", ".join(args)});')
+        args = kernel_arguments(f, dict(zip(out_names, outputs, strict=True)), kernel)
+    results_of_call = [f"{{{outputs[0]}}}"] if call == "launch_functional" else []
+    listed = ", ".join([*results_of_call, pointer(kernel), *args])
+    body.append(f'{call}(device, "aten::{f.func.name}", {listed});')
     body += return_line(results)
     registration = wrapper(f, body)
     registration.headers |= {
@@ -233,22 +248,20 @@ def listed_functional(f: NativeFunction, out: NativeFunction | None, entry: dict
     body = device_lines(f, sig) + conditions(f, entry)
     specs = entry["outputs"]
     outputs = [f"output{i}" for i in range(len(specs))]
-    for name, spec in zip(outputs, specs):
+    for name, spec in zip(outputs, specs, strict=True):
         body.append(f"at::Tensor {name} = allocate({spec}, device);")
     body += draw_lines(f)
     name = f'"aten::{f.func.name}"'
     if out is not None:
         out_names = [a.name for a in out.func.arguments.out]
         kernel = cpu_function(out)
-        args = kernel_arguments(f, dict(zip(out_names, outputs)), kernel)
+        args = kernel_arguments(f, dict(zip(out_names, outputs, strict=True)), kernel)
         body.append(f"launch(device, {name}, {pointer(kernel)}, {', '.join(args)});")
     else:
         kernel = cpu_function(f)
         args = kernel_arguments(f, {})
-        listed = ", ".join(outputs)
-        body.append(
-            f"launch_functional(device, {name}, {{{listed}}}, {pointer(kernel)}, {', '.join(args)});"
-        )
+        call = ", ".join([f"{{{', '.join(outputs)}}}", pointer(kernel), *args])
+        body.append(f"launch_functional(device, {name}, {call});")
     body += return_line(outputs if len(outputs) == 1 else [f"std::move({o})" for o in outputs])
     return wrapper(f, body)
 
@@ -262,10 +275,8 @@ def listed_out(f: NativeFunction, entry: dict, has_cpu_kernel: bool = True) -> R
     for i, (name, spec) in enumerate(zip(out_names, entry["outputs"], strict=True)):
         overlap = "overlaps_partly" if spec.startswith(("like", "elementwise")) else "overlaps"
         body.append(f"const Spec spec{i} = {spec};")
-        body += fall_back_unless(
-            f,
-            f"{name}.scalar_type() == spec{i}.dtype && !{overlap}({', '.join([name, *read])})",
-        )
+        right_type = f"{name}.scalar_type() == spec{i}.dtype && " if not entry.get("casts") else ""
+        body += fall_back_unless(f, f"{right_type}!{overlap}({', '.join([name, *read])})")
     for i, name in enumerate(out_names):
         body.append(f"resize_for({name}, spec{i});")
     body += draw_lines(f)

@@ -1,0 +1,87 @@
+"""scaled_dot_product_attention: every mask kind, GQA and the gradient, equal to the CPU's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch_openreg import _C
+
+DEVICE = "openreg"
+
+
+def attend(device, dtype, heads=(8, 8), masked=None, training=False, **options):
+    torch.manual_seed(0)
+    q = torch.randn(2, heads[0], 33, 32, dtype=dtype)
+    k, v = (torch.randn(2, heads[1], 47, 32, dtype=dtype) for _ in range(2))
+    mask = {
+        None: None,
+        "float": torch.randn(33, 47, dtype=dtype),
+        "bool": torch.rand(2, 1, 33, 47) > 0.3,
+    }[masked]
+    leaves = [t.to(device).requires_grad_(training) for t in (q, k, v)]
+    out = F.scaled_dot_product_attention(
+        *leaves, attn_mask=mask if mask is None else mask.to(device), **options
+    )
+    if not training:
+        return [out.cpu()]
+    (out * out.detach().roll(1)).sum().backward()
+    return [out.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True},
+        {"masked": "float"},
+        {"masked": "bool"},
+        {"scale": 0.5},
+        {"heads": (8, 2), "enable_gqa": True},
+    ],
+    ids=str,
+)
+def test_equals_cpu(dtype, training, options):
+    expected = attend("cpu", dtype, training=training, **options)
+    actual = attend(DEVICE, dtype, training=training, **options)
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
+def test_runs_asynchronously_without_a_fallback():
+    q = torch.randn(1, 2, 8, 16, device=DEVICE)
+    torch.openreg.reset_fallback_counts()
+    blocker = _C._testing.BlockingKernel()
+    F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    assert not torch.openreg.current_stream().query()
+    blocker.release()
+    assert torch.openreg.fallback_counts() == {}
+
+
+def test_gradient_of_the_mask_takes_the_math_kernel():
+    grads = []
+    for device in ("cpu", DEVICE):
+        torch.manual_seed(1)
+        q = torch.randn(1, 2, 5, 8)
+        mask = torch.randn(5, 5).to(device).requires_grad_()
+        q = q.to(device)
+        F.scaled_dot_product_attention(q, q, q, attn_mask=mask).sum().backward()
+        grads.append(mask.grad.cpu())
+    assert torch.equal(*grads)
+
+
+def test_dropout_draws_the_cpus_numbers():
+    outs = []
+    for device in ("cpu", DEVICE):
+        q = torch.arange(320.0).sin().view(1, 2, 10, 16).to(device)
+        torch.manual_seed(3)
+        outs.append(F.scaled_dot_product_attention(q, q, q, dropout_p=0.5).cpu())
+    assert torch.equal(*outs)
+
+
+def test_wrong_sizes_raise_at_the_call():
+    q = torch.randn(1, 2, 5, 8, device=DEVICE)
+    with pytest.raises(RuntimeError):
+        F.scaled_dot_product_attention(q, torch.randn(1, 2, 5, 9, device=DEVICE), q)
+    with pytest.raises(RuntimeError, match="same device"):
+        F.scaled_dot_product_attention(q, q.cpu(), q)
