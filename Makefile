@@ -52,11 +52,11 @@ tsan: $(VENV)/.tools  ## test the device library with ThreadSanitizer
 
 lint: $(VENV)/.tools  ## check formatting and style
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'tests/*.cpp' 'tests/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 
 format: $(VENV)/.tools  ## format C++ and sort imports
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'tests/*.cpp' 'tests/*.h')
+	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h')
 
 clean:  ## remove what was built
 	rm -rf build torch_openreg/lib torch_openreg/*.so torch_openreg/_build_info.py $(VENV)/.built

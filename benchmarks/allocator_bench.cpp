@@ -32,16 +32,11 @@ void measure(const char* name, Function pair) {
     for (int i = 0; i < pairs; ++i) {
       pair(i);
     }
-    const std::chrono::duration<double, std::nano> time =
-        std::chrono::steady_clock::now() - start;
+    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
     times.push_back(time.count() / pairs);
   }
   std::sort(times.begin(), times.end());
-  std::printf(
-      "%-44s %8.1f ns median %8.1f ns fastest\n",
-      name,
-      times[batches / 2],
-      times[0]);
+  std::printf("%-44s %8.1f ns median %8.1f ns fastest\n", name, times[batches / 2], times[0]);
 }
 
 void pin_to_core(int core) {
@@ -63,15 +58,12 @@ int main() {
   });
   measure("1 KiB", [&](int) { allocator->allocate(1024); });
   measure("64 MiB", [&](int) { allocator->allocate(64 << 20); });
-  measure("3 MiB, cut from a segment", [&](int) {
-    allocator->allocate(3 << 20);
-  });
+  measure("3 MiB, cut from a segment", [&](int) { allocator->allocate(3 << 20); });
   measure("1 KiB, given stream", [&](int) {
     CachingAllocator::allocate(1024, 0, stream, CachingAllocator::Order::Issue);
   });
   measure("1 KiB, in a kernel", [&](int) {
-    CachingAllocator::free_in_kernel(
-        CachingAllocator::allocate_in_kernel(1024, 0, stream).block);
+    CachingAllocator::free_in_kernel(CachingAllocator::allocate_in_kernel(1024, 0, stream).block);
   });
 
   // As a program does it: many sizes, and many blocks alive.
@@ -94,15 +86,12 @@ int main() {
   std::thread worker([&] {
     pin_to_core(1);
     for (; !stop.load(std::memory_order_relaxed); ++pairs) {
-      CachingAllocator::free_in_kernel(
-          CachingAllocator::allocate_in_kernel(2048, 0, stream).block);
+      CachingAllocator::free_in_kernel(CachingAllocator::allocate_in_kernel(2048, 0, stream).block);
     }
   });
   while (pairs == 0) {
   }
-  measure("1 KiB, and another thread all the time", [&](int) {
-    allocator->allocate(1024);
-  });
+  measure("1 KiB, and another thread all the time", [&](int) { allocator->allocate(1024); });
   stop = true;
   worker.join();
   return 0;

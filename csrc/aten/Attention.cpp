@@ -15,59 +15,63 @@
 
 #include "aten/Factories.h"
 #include "aten/Launch.h"
+#include "aten/Shapes.h"
 #include "aten/Structured.h"
 
 namespace at::openreg {
 namespace {
 
-int64_t choose_kernel(
-    const at::Tensor& query,
-    const at::Tensor& key,
-    const at::Tensor& value,
-    const std::optional<at::Tensor>& attn_mask,
-    double dropout_p,
-    bool is_causal,
-    std::optional<double> scale,
-    bool enable_gqa) {
-  const int64_t choice = at::native::_fused_sdp_choice_cpp(
-      query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa);
+int64_t choose_kernel(const at::Tensor& query,
+                      const at::Tensor& key,
+                      const at::Tensor& value,
+                      const std::optional<at::Tensor>& attn_mask,
+                      double dropout_p,
+                      bool is_causal,
+                      std::optional<double> scale,
+                      bool enable_gqa) {
+  const int64_t choice = at::native::_fused_sdp_choice_cpp(query, key, value, attn_mask, dropout_p,
+                                                           is_causal, scale, enable_gqa);
   return choice == static_cast<int64_t>(sdp::SDPBackend::flash_attention)
-      ? static_cast<int64_t>(sdp::SDPBackend::overrideable)
-      : choice;
+             ? static_cast<int64_t>(sdp::SDPBackend::overrideable)
+             : choice;
 }
 
-int64_t fused_sdp_choice(
-    const at::Tensor& query,
-    const at::Tensor& key,
-    const at::Tensor& value,
-    const std::optional<at::Tensor>& attn_mask,
-    double dropout_p,
-    bool is_causal,
-    std::optional<double> scale,
-    bool enable_gqa) {
-  return choose_kernel(
-      query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa);
+int64_t fused_sdp_choice(const at::Tensor& query,
+                         const at::Tensor& key,
+                         const at::Tensor& value,
+                         const std::optional<at::Tensor>& attn_mask,
+                         double dropout_p,
+                         bool is_causal,
+                         std::optional<double> scale,
+                         bool enable_gqa) {
+  return choose_kernel(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa);
 }
 
-// A tensor of size [batch, heads, length, ...] with the heads behind the length
-// in memory, as the kernel lays out all that it returns.
-at::Tensor empty_heads_inner(const at::Tensor& query, int64_t length, int64_t heads, int64_t width) {
+// A tensor of size [batch, heads, length, width] with the heads behind the length
+// in memory, as the kernel lays out its gradients.
+at::Tensor
+empty_heads_inner(const at::Tensor& query, int64_t length, int64_t heads, int64_t width) {
   return empty_on(query.device(), {query.size(0), length, heads, width}, query.scalar_type())
       .transpose(1, 2);
 }
 
-std::tuple<
-    at::Tensor, at::Tensor, at::Tensor, at::Tensor, c10::SymInt, c10::SymInt,
-    at::Tensor, at::Tensor, at::Tensor>
-fused_attention(
-    const at::Tensor& query,
-    const at::Tensor& key,
-    const at::Tensor& value,
-    const std::optional<at::Tensor>& attn_bias,
-    double dropout_p,
-    bool is_causal,
-    bool /*return_debug_mask*/,
-    std::optional<double> scale) {
+std::tuple<at::Tensor,
+           at::Tensor,
+           at::Tensor,
+           at::Tensor,
+           c10::SymInt,
+           c10::SymInt,
+           at::Tensor,
+           at::Tensor,
+           at::Tensor>
+fused_attention(const at::Tensor& query,
+                const at::Tensor& key,
+                const at::Tensor& value,
+                const std::optional<at::Tensor>& attn_bias,
+                double dropout_p,
+                bool is_causal,
+                bool /*return_debug_mask*/,
+                std::optional<double> scale) {
   SameDevice devices("wrapper_openreg__scaled_dot_product_fused_attention_overrideable");
   devices.check(query, "query");
   devices.check(key, "key");
@@ -75,66 +79,56 @@ fused_attention(
   devices.check(attn_bias, "attn_bias");
   const auto heads = query.size(1);
   const auto length = query.size(2);
-  at::Tensor output = empty_heads_inner(query, length, heads, value.size(3));
-  at::Tensor logsumexp =
-      empty_on(
-          query.device(), {query.size(0), length, heads}, at::toOpMathType(query.scalar_type()))
-          .transpose(1, 2);
-  launch_functional(
-      query.get_device(),
-      "aten::_scaled_dot_product_fused_attention_overrideable",
-      {output, logsumexp},
-      &at::cpu::_scaled_dot_product_flash_attention_for_cpu,
-      query, key, value, dropout_p, is_causal, attn_bias, scale);
-  return {
-      output, logsumexp, at::Tensor(), at::Tensor(), length, key.size(2),
-      at::Tensor(), at::Tensor(), at::Tensor()};
+  at::Tensor output = allocate(like(query), query.get_device());
+  at::Tensor logsumexp = empty_on(query.device(), {query.size(0), length, heads},
+                                  at::toOpMathType(query.scalar_type()))
+                             .transpose(1, 2);
+  launch_functional(query.get_device(), "aten::_scaled_dot_product_fused_attention_overrideable",
+                    {output, logsumexp}, &at::cpu::_scaled_dot_product_flash_attention_for_cpu,
+                    query, key, value, dropout_p, is_causal, attn_bias, scale);
+  return {output,      logsumexp,    at::Tensor(), at::Tensor(), length,
+          key.size(2), at::Tensor(), at::Tensor(), at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> fused_attention_backward(
-    const at::Tensor& grad_out,
-    const at::Tensor& query,
-    const at::Tensor& key,
-    const at::Tensor& value,
-    const at::Tensor& attn_bias,
-    std::array<bool, 4> grad_input_mask,
-    const at::Tensor& out,
-    const at::Tensor& logsumexp,
-    const at::Tensor& /*cum_seq_q*/,
-    const at::Tensor& /*cum_seq_k*/,
-    c10::SymInt /*max_q*/,
-    c10::SymInt /*max_k*/,
-    double dropout_p,
-    bool is_causal,
-    const at::Tensor& /*philox_seed*/,
-    const at::Tensor& /*philox_offset*/,
-    std::optional<double> scale) {
-  TORCH_CHECK(
-      !grad_input_mask[3],
-      "openreg: the fused attention kernel has no gradient for attn_bias; "
-      "scaled_dot_product_attention chooses the math kernel for it");
-  at::Tensor grad_query =
-      empty_heads_inner(query, query.size(2), query.size(1), query.size(3));
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+fused_attention_backward(const at::Tensor& grad_out,
+                         const at::Tensor& query,
+                         const at::Tensor& key,
+                         const at::Tensor& value,
+                         const at::Tensor& attn_bias,
+                         std::array<bool, 4> grad_input_mask,
+                         const at::Tensor& out,
+                         const at::Tensor& logsumexp,
+                         const at::Tensor& /*cum_seq_q*/,
+                         const at::Tensor& /*cum_seq_k*/,
+                         c10::SymInt /*max_q*/,
+                         c10::SymInt /*max_k*/,
+                         double dropout_p,
+                         bool is_causal,
+                         const at::Tensor& /*philox_seed*/,
+                         const at::Tensor& /*philox_offset*/,
+                         std::optional<double> scale) {
+  TORCH_CHECK(!grad_input_mask[3],
+              "openreg: the fused attention kernel has no gradient for attn_bias; "
+              "scaled_dot_product_attention chooses the math kernel for it");
+  at::Tensor grad_query = empty_heads_inner(query, query.size(2), query.size(1), query.size(3));
   at::Tensor grad_key = empty_heads_inner(key, key.size(2), key.size(1), key.size(3));
-  at::Tensor grad_value =
-      empty_heads_inner(value, value.size(2), value.size(1), value.size(3));
+  at::Tensor grad_value = empty_heads_inner(value, value.size(2), value.size(1), value.size(3));
   const std::optional<at::Tensor> mask =
       attn_bias.defined() ? std::optional<at::Tensor>(attn_bias) : std::nullopt;
-  launch_functional(
-      query.get_device(),
-      "aten::_scaled_dot_product_fused_attention_overrideable_backward",
-      {grad_query, grad_key, grad_value},
-      &at::cpu::_scaled_dot_product_flash_attention_for_cpu_backward,
-      grad_out, query, key, value, out, logsumexp, dropout_p, is_causal, mask, scale);
+  launch_functional(query.get_device(),
+                    "aten::_scaled_dot_product_fused_attention_overrideable_backward",
+                    {grad_query, grad_key, grad_value},
+                    &at::cpu::_scaled_dot_product_flash_attention_for_cpu_backward, grad_out, query,
+                    key, value, out, logsumexp, dropout_p, is_causal, mask, scale);
   return {grad_query, grad_key, grad_value, at::Tensor()};
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_fused_sdp_choice", TORCH_FN(fused_sdp_choice));
   m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(fused_attention));
-  m.impl(
-      "_scaled_dot_product_fused_attention_overrideable_backward",
-      TORCH_FN(fused_attention_backward));
+  m.impl("_scaled_dot_product_fused_attention_overrideable_backward",
+         TORCH_FN(fused_attention_backward));
 }
 
 } // namespace

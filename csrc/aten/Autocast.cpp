@@ -14,11 +14,8 @@ using at::ScalarType;
 using at::Tensor;
 
 // Its message says what to use instead, as on the other devices.
-Tensor binary_cross_entropy_banned(
-    const Tensor&,
-    const Tensor&,
-    const std::optional<Tensor>&,
-    int64_t) {
+Tensor
+binary_cross_entropy_banned(const Tensor&, const Tensor&, const std::optional<Tensor>&, int64_t) {
   TORCH_CHECK(
       false,
       "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.\n"

@@ -21,25 +21,26 @@ OPENREG_API void check_roll(const at::Tensor& self, at::IntArrayRef shifts, at::
 OPENREG_API void check_embedding_backward(const at::Tensor& indices);
 OPENREG_API void check_expands_to(const at::Tensor& tensor, const at::Tensor& self, const char* op);
 
-OPENREG_API void check_hardtanh(const at::Tensor& self, const at::Scalar& min, const at::Scalar& max);
+OPENREG_API void
+check_hardtanh(const at::Tensor& self, const at::Scalar& min, const at::Scalar& max);
 OPENREG_API void check_floating(const at::Tensor& self, const char* op);
 OPENREG_API void check_nansum(const at::Tensor& self);
 OPENREG_API void check_not_empty(const at::Tensor& self, const char* op);
 OPENREG_API void check_dot(const at::Tensor& self, const at::Tensor& other);
 OPENREG_API void check_matrix(const at::Tensor& self, const char* op);
 OPENREG_API void check_same_size(const at::Tensor& self, const at::Tensor& target, const char* op);
-OPENREG_API void check_layer_norm(
-    const at::Tensor& input,
-    at::IntArrayRef normalized_shape,
-    const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias);
+OPENREG_API void check_layer_norm(const at::Tensor& input,
+                                  at::IntArrayRef normalized_shape,
+                                  const std::optional<at::Tensor>& weight,
+                                  const std::optional<at::Tensor>& bias);
 
 OPENREG_API void check_standard_deviation(double std);
 OPENREG_API void check_uniform(const at::Tensor& self, double from, double to);
 OPENREG_API void check_positive(double value, const char* op, const char* name);
 OPENREG_API void check_open_probability(double p);
 OPENREG_API void check_probability(double p);
-OPENREG_API void check_random_range(const at::Tensor& self, int64_t from, std::optional<int64_t> to);
+OPENREG_API void
+check_random_range(const at::Tensor& self, int64_t from, std::optional<int64_t> to);
 
 OPENREG_API void check_eye(int64_t n, int64_t m);
 OPENREG_API void check_steps(int64_t steps);

@@ -31,17 +31,15 @@ void check_broadcast(const at::Tensor& self, const at::Tensor& src) {
     return;
   }
   const auto shape = at::infer_size_dimvector(self.sizes(), src.sizes());
-  TORCH_CHECK(
-      self.sizes() == at::IntArrayRef(shape),
-      "output with shape ", self.sizes(), " doesn't match the broadcast shape ",
-      at::IntArrayRef(shape));
+  TORCH_CHECK(self.sizes() == at::IntArrayRef(shape), "output with shape ", self.sizes(),
+              " doesn't match the broadcast shape ", at::IntArrayRef(shape));
 }
 
 // Whether the copy is one memcpy.
 bool is_memcpy(const at::Tensor& self, const at::Tensor& src) {
   return self.scalar_type() == src.scalar_type() && self.sizes() == src.sizes() &&
-      self.strides() == src.strides() && self.is_non_overlapping_and_dense() &&
-      self.is_conj() == src.is_conj() && self.is_neg() == src.is_neg();
+         self.strides() == src.strides() && self.is_non_overlapping_and_dense() &&
+         self.is_conj() == src.is_conj() && self.is_neg() == src.is_neg();
 }
 
 void launch_copy(c10::DeviceIndex device, const at::Tensor& self, const at::Tensor& src) {
@@ -72,21 +70,16 @@ void record_pinned(const at::Tensor& tensor, const OpenRegStream& stream) {
 }
 
 // On the calling thread, once the stream is idle.
-void copy_on_host_thread(
-    c10::DeviceIndex device,
-    const at::Tensor& self,
-    const at::Tensor& src) {
+void copy_on_host_thread(c10::DeviceIndex device, const at::Tensor& self, const at::Tensor& src) {
   const orStream_t stream = c10::openreg::current_stream_handle(device);
   OPENREG_CHECK(orStreamSynchronize(stream));
   const auto alias = [](const at::Tensor& tensor) {
-    return tensor.is_privateuseone()
-        ? alias_tensor(tensor, alias_storage(tensor.storage()))
-        : tensor;
+    return tensor.is_privateuseone() ? alias_tensor(tensor, alias_storage(tensor.storage()))
+                                     : tensor;
   };
   at::Tensor target = alias(self);
   const at::Tensor source = alias(src);
-  run_on_host_thread(
-      device, stream, [&] { at::native::copy_(target, source, false); });
+  run_on_host_thread(device, stream, [&] { at::native::copy_(target, source, false); });
 }
 
 void copy_host_device(const at::Tensor& self, const at::Tensor& src, bool non_blocking) {
@@ -103,12 +96,9 @@ void copy_host_device(const at::Tensor& self, const at::Tensor& src, bool non_bl
     return;
   }
   const OpenRegStream stream = c10::openreg::get_current_stream(device);
-  OPENREG_CHECK(orMemcpyAsync(
-      self.mutable_data_ptr(),
-      src.const_data_ptr(),
-      src.nbytes(),
-      to_device ? orMemcpyHostToDevice : orMemcpyDeviceToHost,
-      stream.handle()));
+  OPENREG_CHECK(orMemcpyAsync(self.mutable_data_ptr(), src.const_data_ptr(), src.nbytes(),
+                              to_device ? orMemcpyHostToDevice : orMemcpyDeviceToHost,
+                              stream.handle()));
   if (!is_pinned(host)) {
     return;
   }
@@ -126,10 +116,10 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& src, bool non_blocking) {
     return self;
   }
   check_broadcast(self, src);
-  TORCH_CHECK(
-      (self.is_privateuseone() || self.is_cpu()) && (src.is_privateuseone() || src.is_cpu()),
-      "openreg tensors can be copied to and from the CPU and other openreg devices, got ",
-      src.device(), " to ", self.device());
+  TORCH_CHECK((self.is_privateuseone() || self.is_cpu()) &&
+                  (src.is_privateuseone() || src.is_cpu()),
+              "openreg tensors can be copied to and from the CPU and other openreg devices, got ",
+              src.device(), " to ", self.device());
   if (self.numel() == 0) {
     return self;
   }
@@ -162,14 +152,12 @@ at::Scalar local_scalar_dense(const at::Tensor& self) {
   OPENREG_CHECK(orStreamSynchronize(stream));
   const at::Tensor alias = alias_tensor(self, alias_storage(self.storage()));
   at::Scalar result;
-  run_on_host_thread(
-      device, stream, [&] { result = at::cpu::_local_scalar_dense(alias); });
+  run_on_host_thread(device, stream, [&] { result = at::cpu::_local_scalar_dense(alias); });
   return result;
 }
 
 void record_stream(at::Tensor& self, at::Stream stream) {
-  c10::openreg::CachingAllocator::record_stream(
-      self.storage().data_ptr(), OpenRegStream(stream));
+  c10::openreg::CachingAllocator::record_stream(self.storage().data_ptr(), OpenRegStream(stream));
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

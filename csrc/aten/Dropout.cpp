@@ -19,12 +19,11 @@
 namespace at::openreg {
 namespace {
 
-void dropout_kernel(
-    const at::Tensor& input,
-    double p,
-    std::optional<at::Generator> generator,
-    at::Tensor& output,
-    at::Tensor& mask) {
+void dropout_kernel(const at::Tensor& input,
+                    double p,
+                    std::optional<at::Generator> generator,
+                    at::Tensor& output,
+                    at::Tensor& mask) {
   at::Tensor noise = at::empty_like(input);
   at::cpu::bernoulli_(noise, 1 - p, std::move(generator));
   at::native::copy_(mask, noise, false);
@@ -34,11 +33,10 @@ void dropout_kernel(
   at::cpu::mul_out(output, input, noise);
 }
 
-void dropout_backward_kernel(
-    const at::Tensor& grad_output,
-    const at::Tensor& mask,
-    double scale,
-    at::Tensor& grad_input) {
+void dropout_backward_kernel(const at::Tensor& grad_output,
+                             const at::Tensor& mask,
+                             double scale,
+                             at::Tensor& grad_input) {
   at::Tensor noise = at::empty_like(mask, grad_output.options());
   at::native::copy_(noise, mask, false);
   if (scale != 0) {
@@ -49,12 +47,10 @@ void dropout_backward_kernel(
   at::cpu::mul_out(grad_input, grad_output, noise);
 }
 
-std::tuple<at::Tensor, at::Tensor> native_dropout(
-    const at::Tensor& input,
-    double p,
-    std::optional<bool> train) {
+std::tuple<at::Tensor, at::Tensor>
+native_dropout(const at::Tensor& input, double p, std::optional<bool> train) {
   const bool is_simple = at::isFloatingType(input.scalar_type()) && train.value_or(true) &&
-      input.numel() > 0 && p >= 0 && p <= 1;
+                         input.numel() > 0 && p >= 0 && p <= 1;
   if (!is_simple) {
     return call_fallback<at::_ops::native_dropout>(input, p, train);
   }
@@ -62,25 +58,16 @@ std::tuple<at::Tensor, at::Tensor> native_dropout(
   at::Tensor output = allocate(like(input), device);
   at::Tensor mask = allocate(like(input, at::kBool), device);
   auto draw = draw_from(std::nullopt, device);
-  launch(
-      device,
-      "aten::native_dropout",
-      &dropout_kernel,
-      input,
-      p,
-      std::optional<at::Generator>(draw.generator),
-      output,
-      mask);
+  launch(device, "aten::native_dropout", &dropout_kernel, input, p,
+         std::optional<at::Generator>(draw.generator), output, mask);
   return {std::move(output), std::move(mask)};
 }
 
-at::Tensor native_dropout_backward(
-    const at::Tensor& grad_output,
-    const at::Tensor& mask,
-    double scale) {
+at::Tensor
+native_dropout_backward(const at::Tensor& grad_output, const at::Tensor& mask, double scale) {
   const bool is_simple = at::isFloatingType(grad_output.scalar_type()) &&
-      mask.scalar_type() == at::kBool && grad_output.sizes() == mask.sizes() &&
-      mask.is_privateuseone();
+                         mask.scalar_type() == at::kBool && grad_output.sizes() == mask.sizes() &&
+                         mask.is_privateuseone();
   if (!is_simple) {
     return call_fallback<at::_ops::native_dropout_backward>(grad_output, mask, scale);
   }
@@ -90,14 +77,8 @@ at::Tensor native_dropout_backward(
   const auto device = grad_output.get_device();
   at::Tensor grad_input =
       allocate(elementwise({grad_output, mask}, grad_output.scalar_type()), device);
-  launch(
-      device,
-      "aten::native_dropout_backward",
-      &dropout_backward_kernel,
-      grad_output,
-      mask,
-      scale,
-      grad_input);
+  launch(device, "aten::native_dropout_backward", &dropout_backward_kernel, grad_output, mask,
+         scale, grad_input);
   return grad_input;
 }
 

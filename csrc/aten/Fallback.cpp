@@ -46,8 +46,7 @@ bool allows_cpu_tensors(const c10::OperatorName& name) {
 
 class FallbackCall {
  public:
-  FallbackCall(const c10::OperatorHandle& op, torch::jit::Stack* stack)
-      : op_(op), stack_(stack) {}
+  FallbackCall(const c10::OperatorHandle& op, torch::jit::Stack* stack) : op_(op), stack_(stack) {}
 
   void run() {
     const auto& schema = op_.schema();
@@ -56,10 +55,11 @@ class FallbackCall {
     for (const auto& argument : arguments) {
       find_device(argument);
     }
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        device_ >= 0 && op_.hasComputedKernelForDispatchKey(c10::DispatchKey::CPU),
-        "Could not run '", op_.operator_name(), "' with arguments from the 'openreg' backend: "
-        "it has no CPU kernel that the device could run");
+    TORCH_CHECK_NOT_IMPLEMENTED(device_ >= 0 &&
+                                    op_.hasComputedKernelForDispatchKey(c10::DispatchKey::CPU),
+                                "Could not run '", op_.operator_name(),
+                                "' with arguments from the 'openreg' backend: "
+                                "it has no CPU kernel that the device could run");
     log_fallback(c10::toString(op_.operator_name()));
     const orStream_t stream = c10::openreg::current_stream_handle(device_);
     OPENREG_CHECK(orStreamSynchronize(stream));
@@ -121,8 +121,8 @@ class FallbackCall {
     if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
       for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorList()) {
-        list.push_back(
-            tensor.has_value() ? std::optional(alias_of(*tensor, argument)) : std::nullopt);
+        list.push_back(tensor.has_value() ? std::optional(alias_of(*tensor, argument))
+                                          : std::nullopt);
       }
       return list;
     }
@@ -145,21 +145,18 @@ class FallbackCall {
       return tensor;
     }
     if (!tensor.is_privateuseone()) {
-      TORCH_CHECK(
-          tensor.dim() == 0 || allows_cpu_tensors(op_.operator_name()),
-          "Expected all tensors to be on the same device, but got ", argument, " is on ",
-          tensor.device(), ", different from other tensors on openreg:", int(device_),
-          " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");
+      TORCH_CHECK(tensor.dim() == 0 || allows_cpu_tensors(op_.operator_name()),
+                  "Expected all tensors to be on the same device, but got ", argument, " is on ",
+                  tensor.device(), ", different from other tensors on openreg:", int(device_),
+                  " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");
       return tensor;
     }
-    TORCH_CHECK(
-        tensor.get_device() == device_,
-        "Expected all tensors to be on the same device, but got ", argument, " is on ",
-        tensor.device(), ", different from other tensors on openreg:", int(device_),
-        " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        tensor.layout() == at::kStrided,
-        "openreg has no ", tensor.layout(), " kernel for '", op_.operator_name(), "'");
+    TORCH_CHECK(tensor.get_device() == device_,
+                "Expected all tensors to be on the same device, but got ", argument, " is on ",
+                tensor.device(), ", different from other tensors on openreg:", int(device_),
+                " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");
+    TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided, "openreg has no ", tensor.layout(),
+                                " kernel for '", op_.operator_name(), "'");
     for (const auto& original : originals_) {
       if (original.tensor.is_same(tensor)) {
         return original.alias;
@@ -185,14 +182,10 @@ class FallbackCall {
     }
     auto [it, is_new] = adopted_.try_emplace(storage.unsafeGetStorageImpl());
     if (is_new) {
-      it->second = {
-          storage,
-          at::Storage(c10::make_intrusive<c10::StorageImpl>(
-              c10::StorageImpl::use_byte_size_t(),
-              storage.nbytes(),
-              take_over(storage),
-              CachingAllocator::get(),
-              /*resizable=*/true))};
+      it->second = {storage, at::Storage(c10::make_intrusive<c10::StorageImpl>(
+                                 c10::StorageImpl::use_byte_size_t(), storage.nbytes(),
+                                 take_over(storage), CachingAllocator::get(),
+                                 /*resizable=*/true))};
     }
     return it->second.second;
   }
@@ -205,11 +198,9 @@ class FallbackCall {
     if (memory.block != nullptr) {
       return CachingAllocator::to_data_ptr(memory, device_);
     }
-    c10::DataPtr copy = CachingAllocator::allocate(
-        storage.nbytes(),
-        device_,
-        c10::openreg::current_stream_handle(device_),
-        CachingAllocator::Order::Execution);
+    c10::DataPtr copy = CachingAllocator::allocate(storage.nbytes(), device_,
+                                                   c10::openreg::current_stream_handle(device_),
+                                                   CachingAllocator::Order::Execution);
     if (storage.nbytes() > 0 && storage.data() != nullptr) {
       std::memcpy(orBacking(copy.get()), storage.data(), storage.nbytes());
     }
@@ -223,19 +214,17 @@ class FallbackCall {
     const auto& pair = storages_.at(device.unsafeGetStorageImpl());
     if (alias.is_alias_of(pair.second)) {
       const bool moved = alias.nbytes() > 0 &&
-          (device.data() == nullptr || alias.data() != orBacking(device.data()));
+                         (device.data() == nullptr || alias.data() != orBacking(device.data()));
       if (moved) {
         const size_t nbytes = alias.nbytes();
         device.set_data_ptr_noswap(take_over(alias));
         device.set_nbytes(nbytes);
       }
     } else {
-      original.tensor.unsafeGetTensorImpl()->set_storage_keep_dtype(
-          device_storage(alias));
+      original.tensor.unsafeGetTensorImpl()->set_storage_keep_dtype(device_storage(alias));
     }
     auto* impl = original.tensor.unsafeGetTensorImpl();
-    if (impl->sizes() != original.alias.sizes() ||
-        impl->strides() != original.alias.strides() ||
+    if (impl->sizes() != original.alias.sizes() || impl->strides() != original.alias.strides() ||
         impl->storage_offset() != original.alias.storage_offset()) {
       impl->set_storage_offset(original.alias.storage_offset());
       impl->set_sizes_and_strides(original.alias.sizes(), original.alias.strides());
@@ -254,13 +243,11 @@ class FallbackCall {
         return original.tensor;
       }
     }
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        tensor.layout() == at::kStrided && !tensor.is_quantized(),
-        "'", op_.operator_name(), "' makes a tensor of layout ", tensor.layout(),
-        ", which openreg does not have");
+    TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided && !tensor.is_quantized(), "'",
+                                op_.operator_name(), "' makes a tensor of layout ", tensor.layout(),
+                                ", which openreg does not have");
     at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
-        device_storage(tensor.storage()),
-        c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+        device_storage(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
         tensor.dtype());
     auto* impl = result.unsafeGetTensorImpl();
     impl->set_storage_offset(tensor.storage_offset());

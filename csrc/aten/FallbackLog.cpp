@@ -55,15 +55,14 @@ void log_fallback(const std::string& op) {
   if (mode == Mode::Error) {
     C10_THROW_ERROR(
         NotImplementedError,
-        c10::str(
-            "The operator '", op,
-            "' has no asynchronous openreg kernel and OPENREG_FALLBACK=error forbids the "
-            "synchronous fallback"));
+        c10::str("The operator '", op,
+                 "' has no asynchronous openreg kernel and OPENREG_FALLBACK=error forbids the "
+                 "synchronous fallback"));
   }
   if (mode == Mode::Warn && first) {
-    TORCH_WARN(
-        "The operator '", op,
-        "' has no asynchronous openreg kernel: it waits for the stream and runs on the host thread");
+    TORCH_WARN("The operator '", op,
+               "' has no asynchronous openreg kernel: it waits for the stream and runs on the host "
+               "thread");
   }
 }
 

@@ -41,14 +41,15 @@ class ForeachLists {
   OPENREG_API bool fits(at::TensorList list) const;
   bool fits(at::ArrayRef<at::Scalar> scalars) const {
     return scalars.size() == first_.size() &&
-        std::none_of(scalars.begin(), scalars.end(), [](const auto& s) { return s.isComplex(); });
+           std::none_of(scalars.begin(), scalars.end(),
+                        [](const auto& s) { return s.isComplex(); });
   }
   bool fits(const at::Scalar& scalar) const {
     return !scalar.isComplex();
   }
   bool fits(const at::Tensor& tensor) const {
     return tensor.dim() == 0 && tensor.scalar_type() == first_[0].scalar_type() &&
-        (tensor.is_cpu() || tensor.device() == first_[0].device());
+           (tensor.is_cpu() || tensor.device() == first_[0].device());
   }
   template <class T>
   bool fits(const T&) const {
@@ -75,8 +76,7 @@ void foreach_inplace(const char* name, void (*kernel)(P...), const A&... args) {
 
 template <class T>
 T element(T list, size_t i) {
-  if constexpr (
-      std::is_same_v<T, at::TensorList> || std::is_same_v<T, at::ArrayRef<at::Scalar>>) {
+  if constexpr (std::is_same_v<T, at::TensorList> || std::is_same_v<T, at::ArrayRef<at::Scalar>>) {
     return list.slice(i, 1);
   } else {
     return list;
@@ -84,37 +84,30 @@ T element(T list, size_t i) {
 }
 
 // Runs `kernel` on a list of one tensor, whose result goes to `output`.
-OPENREG_API void write_element(
-    const at::Tensor& output,
-    c10::function_ref<std::vector<at::Tensor>()> kernel);
+OPENREG_API void write_element(const at::Tensor& output,
+                               c10::function_ref<std::vector<at::Tensor>()> kernel);
 
 template <class... P>
-void run_elements(
-    std::vector<at::Tensor> (*kernel)(P...),
-    at::TensorList outputs,
-    P... args) {
+void run_elements(std::vector<at::Tensor> (*kernel)(P...), at::TensorList outputs, P... args) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     write_element(outputs[i], [&] { return kernel(element<P>(args, i)...); });
   }
 }
 
 template <class... P, class... A>
-std::vector<at::Tensor> launch_elements(
-    const char* name,
-    c10::DeviceIndex device,
-    std::vector<at::Tensor> outputs,
-    std::vector<at::Tensor> (*kernel)(P...),
-    const A&... args) {
+std::vector<at::Tensor> launch_elements(const char* name,
+                                        c10::DeviceIndex device,
+                                        std::vector<at::Tensor> outputs,
+                                        std::vector<at::Tensor> (*kernel)(P...),
+                                        const A&... args) {
   launch(device, name, &run_elements<P...>, kernel, at::TensorList(outputs), args...);
   return outputs;
 }
 
 // Results like the tensors of the first list.
 template <class... P, class... A>
-std::vector<at::Tensor> foreach_functional(
-    const char* name,
-    std::vector<at::Tensor> (*kernel)(P...),
-    const A&... args) {
+std::vector<at::Tensor>
+foreach_functional(const char* name, std::vector<at::Tensor> (*kernel)(P...), const A&... args) {
   const ForeachLists lists(args...);
   if (!lists.can_launch()) {
     return kernel(args...);

@@ -78,8 +78,8 @@ bool is_well_formed(const at::Tensor& self, const Indices& indices, const at::Te
   }
   for (int64_t d = 0; d < self.dim(); ++d) {
     const std::optional<at::Tensor> index = d < static_cast<int64_t>(indices.size())
-        ? std::optional<at::Tensor>(indices.get(d))
-        : std::nullopt;
+                                                ? std::optional<at::Tensor>(indices.get(d))
+                                                : std::nullopt;
     if (!is_given(index)) {
       result.push_back(self.size(d));
     } else if (adjacent && d == first) {
@@ -89,12 +89,11 @@ bool is_well_formed(const at::Tensor& self, const Indices& indices, const at::Te
   return expands_to(value, result);
 }
 
-at::Tensor& index_put_impl_(
-    at::Tensor& self,
-    const Indices& indices,
-    const at::Tensor& values,
-    bool accumulate,
-    bool unsafe) {
+at::Tensor& index_put_impl_(at::Tensor& self,
+                            const Indices& indices,
+                            const at::Tensor& values,
+                            bool accumulate,
+                            bool unsafe) {
   if (!is_well_formed(self, indices, values)) {
     return call_fallback<at::_ops::_index_put_impl_>(self, indices, values, accumulate, unsafe);
   }
@@ -108,15 +107,8 @@ at::Tensor& index_put_impl_(
       devices.check(*index, "indices");
     }
   }
-  launch(
-      self.get_device(),
-      "aten::_index_put_impl_",
-      &at::native::_index_put_impl_,
-      self,
-      indices,
-      values,
-      accumulate,
-      unsafe);
+  launch(self.get_device(), "aten::_index_put_impl_", &at::native::_index_put_impl_, self, indices,
+         values, accumulate, unsafe);
   return self;
 }
 

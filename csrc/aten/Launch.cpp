@@ -4,10 +4,9 @@
 
 namespace at::openreg {
 
-void write_outputs(
-    const TensorArg* outputs,
-    size_t count,
-    c10::function_ref<void(std::vector<at::Tensor>&)> kernel) {
+void write_outputs(const TensorArg* outputs,
+                   size_t count,
+                   c10::function_ref<void(std::vector<at::Tensor>&)> kernel) {
   constexpr size_t kMaxPlacements = 8;
   std::array<Placement, kMaxPlacements> placements;
   size_t placed = 0;
@@ -30,8 +29,7 @@ void write_outputs(
   // A result placed at another output's address would be overwritten below.
   for (size_t i = 0; i < count; ++i) {
     for (size_t j = 0; j < count; ++j) {
-      if (i != j && results[i].defined() && targets[j].defined() &&
-          results[i].numel() > 0 &&
+      if (i != j && results[i].defined() && targets[j].defined() && results[i].numel() > 0 &&
           results[i].storage().data() == targets[j].storage().data()) {
         results[i] = results[i].clone();
         break;
@@ -44,16 +42,15 @@ void write_outputs(
     if (!target.defined() || !result.defined()) {
       continue;
     }
-    TORCH_CHECK(
-        result.sizes() == target.sizes() && result.dtype() == target.dtype(),
-        "device kernel returned output ", i, " of size ", result.sizes(), " and type ",
-        result.dtype(), ", expected ", target.sizes(), " and ", target.dtype());
+    TORCH_CHECK(result.sizes() == target.sizes() && result.dtype() == target.dtype(),
+                "device kernel returned output ", i, " of size ", result.sizes(), " and type ",
+                result.dtype(), ", expected ", target.sizes(), " and ", target.dtype());
     if (result.const_data_ptr() != target.const_data_ptr() ||
         result.strides() != target.strides() || result.is_conj() || result.is_neg()) {
       // Same memory in another layout: read all of it before writing.
       const bool same_memory = result.storage().data() == target.storage().data();
-      at::native::copy_(
-          const_cast<at::Tensor&>(target), same_memory ? result.clone() : result, false);
+      at::native::copy_(const_cast<at::Tensor&>(target), same_memory ? result.clone() : result,
+                        false);
     }
   }
 }

@@ -167,8 +167,7 @@ struct Capture<const c10::List<std::optional<at::Tensor>>&> {
   const c10::List<std::optional<at::Tensor>>& get() {
     list.emplace();
     for (const auto& tensor : value.materialize()) {
-      list->push_back(
-          tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt);
+      list->push_back(tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt);
     }
     return *list;
   }
@@ -243,18 +242,18 @@ struct Capture<std::optional<std::string_view>> {
 
 // Parameters taken by const reference that are stored as values.
 template <class P>
-using CaptureOf = Capture<std::conditional_t<
-    std::is_reference_v<P> &&
-        !std::is_constructible_v<Capture<P>, const std::decay_t<P>&>,
-    std::decay_t<P>,
-    P>>;
+using CaptureOf =
+    Capture<std::conditional_t<std::is_reference_v<P> &&
+                                   !std::is_constructible_v<Capture<P>, const std::decay_t<P>&>,
+                               std::decay_t<P>,
+                               P>>;
 
 // Whether a capture may be moved as bytes: true of all that hold no pointer into
 // themselves.
 template <class C>
 inline constexpr bool is_relocatable = !requires(C c) { c.value.materialize().size(); } &&
-    !std::is_same_v<C, Capture<std::string_view>> &&
-    !std::is_same_v<C, Capture<std::optional<std::string_view>>>;
+                                       !std::is_same_v<C, Capture<std::string_view>> &&
+                                       !std::is_same_v<C, Capture<std::optional<std::string_view>>>;
 
 // A call of a kernel with captured arguments.
 template <class R, class... P>
@@ -268,8 +267,7 @@ class KernelCall {
       : function_(function), args_(std::forward<A>(args)...) {}
 
   R operator()() {
-    return std::apply(
-        [this](auto&... arg) -> R { return function_(arg.get()...); }, args_);
+    return std::apply([this](auto&... arg) -> R { return function_(arg.get()...); }, args_);
   }
 
   // Drops what refers to the pool's aliases.
@@ -308,10 +306,9 @@ struct InplaceClosure {
 
 // A launch whose kernel returns new tensors: their values go to `outputs`,
 // without a copy where the kernel's own allocation can be placed there.
-OPENREG_API void write_outputs(
-    const TensorArg* outputs,
-    size_t count,
-    c10::function_ref<void(std::vector<at::Tensor>&)> kernel);
+OPENREG_API void write_outputs(const TensorArg* outputs,
+                               size_t count,
+                               c10::function_ref<void(std::vector<at::Tensor>&)> kernel);
 
 inline void append_results(std::vector<at::Tensor>& results, at::Tensor result) {
   results.push_back(std::move(result));
@@ -344,9 +341,7 @@ struct FunctionalClosure {
   }
 
   void run() {
-    write_outputs(outputs.data(), N, [this](auto& results) {
-      append_results(results, call());
-    });
+    write_outputs(outputs.data(), N, [this](auto& results) { append_results(results, call()); });
     call.release();
   }
 
@@ -360,21 +355,19 @@ struct FunctionalClosure {
 template <class Closure, class... A>
 void submit(c10::DeviceIndex device, const char* name, A&&... args) {
   using Move = void (*)(void*, void*);
-  static constexpr Move move = Closure::kRelocatable
-      ? Move(nullptr)
-      : Move([](void* target, void* source) {
-          auto* from = static_cast<Closure*>(source);
-          new (target) Closure(std::move(*from));
-          from->~Closure();
-        });
+  static constexpr Move move =
+      Closure::kRelocatable ? Move(nullptr) : Move([](void* target, void* source) {
+        auto* from = static_cast<Closure*>(source);
+        new (target) Closure(std::move(*from));
+        from->~Closure();
+      });
   static const orClosureType type = {
       sizeof(Closure),
       alignof(Closure),
       move,
       [](void* self, const orLaunchContext* context) {
         auto* closure = static_cast<Closure*>(self);
-        return run_on_worker(
-            context, closure->threads, [closure] { closure->run(); });
+        return run_on_worker(context, closure->threads, [closure] { closure->run(); });
       },
       [](void* self) { static_cast<Closure*>(self)->~Closure(); },
       nullptr,
@@ -384,8 +377,8 @@ void submit(c10::DeviceIndex device, const char* name, A&&... args) {
     explicit Slot(A&&... a) : closure(std::forward<A>(a)...) {}
     ~Slot() {}
   } slot(std::forward<A>(args)...);
-  const orError_t error = orLaunch(
-      c10::openreg::current_stream_handle(device), name, &type, &slot.closure);
+  const orError_t error =
+      orLaunch(c10::openreg::current_stream_handle(device), name, &type, &slot.closure);
   if (C10_UNLIKELY(error != orSuccess)) {
     // A launch error means that the closure was taken and has ended.
     if (error < orErrorLaunchFailure) {
@@ -400,22 +393,20 @@ void submit(c10::DeviceIndex device, const char* name, A&&... args) {
 // tensors of the device with their final sizes.
 template <class R, class... P, class... A>
 void launch(c10::DeviceIndex device, const char* name, R (*kernel)(P...), A&&... args) {
-  submit<InplaceClosure<KernelCall<R, P...>>>(
-      device, name, kernel, std::forward<A>(args)...);
+  submit<InplaceClosure<KernelCall<R, P...>>>(device, name, kernel, std::forward<A>(args)...);
 }
 
 // The same for a kernel that returns its results; they are written to
 // `outputs`, tensors of the device of the results' sizes and dtypes. An
 // undefined output's result is dropped.
 template <size_t N, class R, class... P, class... A>
-void launch_functional(
-    c10::DeviceIndex device,
-    const char* name,
-    const at::Tensor (&outputs)[N],
-    R (*kernel)(P...),
-    A&&... args) {
-  submit<FunctionalClosure<KernelCall<R, P...>, N>>(
-      device, name, outputs, kernel, std::forward<A>(args)...);
+void launch_functional(c10::DeviceIndex device,
+                       const char* name,
+                       const at::Tensor (&outputs)[N],
+                       R (*kernel)(P...),
+                       A&&... args) {
+  submit<FunctionalClosure<KernelCall<R, P...>, N>>(device, name, outputs, kernel,
+                                                    std::forward<A>(args)...);
 }
 
 } // namespace at::openreg

@@ -54,26 +54,25 @@ bool is_representable(const at::Scalar& value, at::ScalarType dtype) {
     return false;
   }
   if (at::isFloatingType(dtype) || at::isComplexType(dtype)) {
-    const double limit = dtype == at::kHalf
-        ? static_cast<float>(std::numeric_limits<at::Half>::max())
+    const double limit =
+        dtype == at::kHalf       ? static_cast<float>(std::numeric_limits<at::Half>::max())
         : dtype == at::kBFloat16 ? static_cast<float>(std::numeric_limits<at::BFloat16>::max())
                                  : std::numeric_limits<float>::max();
     // Only a finite value can overflow.
     return value.isComplex() || !std::isfinite(value.toDouble()) ||
-        std::abs(value.toDouble()) <= limit;
+           std::abs(value.toDouble()) <= limit;
   }
   return dtype == at::kBool || dtype == at::kLong
-      ? value.isIntegral(/*includeBool=*/true)
-      : value.isIntegral(true) && value.toLong() >= 0 && value.toLong() <= 127;
+             ? value.isIntegral(/*includeBool=*/true)
+             : value.isIntegral(true) && value.toLong() >= 0 && value.toLong() <= 127;
 }
 
 Spec suggested_like(const at::Tensor& tensor) {
   return resized_image(tensor, {});
 }
 
-at::ScalarType statistics_dtype(
-    const at::Tensor& input,
-    std::initializer_list<std::optional<at::Tensor>> parameters) {
+at::ScalarType statistics_dtype(const at::Tensor& input,
+                                std::initializer_list<std::optional<at::Tensor>> parameters) {
   for (const auto& parameter : parameters) {
     if (is_given(parameter) && at::isReducedFloatingType(input.scalar_type()) &&
         parameter->scalar_type() == at::kFloat) {
@@ -83,12 +82,11 @@ at::ScalarType statistics_dtype(
   return input.scalar_type();
 }
 
-bool batch_norm_fits(
-    const at::Tensor& input,
-    const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias,
-    const std::optional<at::Tensor>& mean,
-    const std::optional<at::Tensor>& var) {
+bool batch_norm_fits(const at::Tensor& input,
+                     const std::optional<at::Tensor>& weight,
+                     const std::optional<at::Tensor>& bias,
+                     const std::optional<at::Tensor>& mean,
+                     const std::optional<at::Tensor>& var) {
   if (!at::isFloatingType(input.scalar_type()) || input.dim() < 2 || input.numel() == 0) {
     return false;
   }
@@ -96,28 +94,27 @@ bool batch_norm_fits(
   const auto parameters = {weight, bias, mean, var};
   const auto dtype = statistics_dtype(input, parameters);
   return is_given(mean) == is_given(var) && one_dtype(parameters) &&
-      std::all_of(parameters.begin(), parameters.end(), [&](const auto& parameter) {
-        return has_size(parameter, channels) &&
-            (!is_given(parameter) || parameter->scalar_type() == dtype);
-      });
+         std::all_of(parameters.begin(), parameters.end(), [&](const auto& parameter) {
+           return has_size(parameter, channels) &&
+                  (!is_given(parameter) || parameter->scalar_type() == dtype);
+         });
 }
 
-bool group_norm_fits(
-    const at::Tensor& input,
-    const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias,
-    int64_t n,
-    int64_t c,
-    int64_t hxw,
-    int64_t group) {
+bool group_norm_fits(const at::Tensor& input,
+                     const std::optional<at::Tensor>& weight,
+                     const std::optional<at::Tensor>& bias,
+                     int64_t n,
+                     int64_t c,
+                     int64_t hxw,
+                     int64_t group) {
   if (!at::isFloatingType(input.scalar_type()) || input.numel() == 0 || group <= 0) {
     return false;
   }
   const auto dtype = statistics_dtype(input, {weight, bias});
   return c % group == 0 && input.numel() == n * c * hxw && has_size(weight, c) &&
-      has_size(bias, c) && one_dtype({weight, bias}) &&
-      (!is_given(weight) || weight->scalar_type() == dtype) &&
-      (!is_given(bias) || bias->scalar_type() == dtype);
+         has_size(bias, c) && one_dtype({weight, bias}) &&
+         (!is_given(weight) || weight->scalar_type() == dtype) &&
+         (!is_given(bias) || bias->scalar_type() == dtype);
 }
 
 Spec resized_image(const at::Tensor& tensor, at::IntArrayRef sizes) {
@@ -160,13 +157,13 @@ bool reflection_fits(const at::Tensor& tensor, at::IntArrayRef padding) {
 }
 
 bool image_fits(const at::Tensor& tensor, at::IntArrayRef output_size) {
-  return tensor.dim() >= 3 && tensor.dim() <= 4 && tensor.numel() > 0 &&
-      output_size.size() == 2 && output_size[0] > 0 && output_size[1] > 0;
+  return tensor.dim() >= 3 && tensor.dim() <= 4 && tensor.numel() > 0 && output_size.size() == 2 &&
+         output_size[0] > 0 && output_size[1] > 0;
 }
 
 bool grid_fits(const at::Tensor& input, const at::Tensor& grid, int64_t dims) {
   return one_floating({input, grid}) && input.dim() == dims + 2 && grid.dim() == dims + 2 &&
-      input.size(0) == grid.size(0) && grid.size(-1) == dims && input.numel() > 0;
+         input.size(0) == grid.size(0) && grid.size(-1) == dims && input.numel() > 0;
 }
 
 Spec grid_sampled(const at::Tensor& input, const at::Tensor& grid) {
@@ -177,11 +174,7 @@ Spec grid_sampled(const at::Tensor& input, const at::Tensor& grid) {
   return spec;
 }
 
-Spec reduced_dim(
-    const at::Tensor& tensor,
-    int64_t dim,
-    bool keepdim,
-    at::ScalarType dtype) {
+Spec reduced_dim(const at::Tensor& tensor, int64_t dim, bool keepdim, at::ScalarType dtype) {
   return tensor.dim() == 0 ? contiguous({}, dtype)
                            : reduced(tensor, at::IntArrayRef(dim), keepdim, dtype);
 }
@@ -192,64 +185,58 @@ Spec with_last(const at::Tensor& tensor, int64_t size, at::ScalarType dtype) {
   return spec;
 }
 
-bool addbmm_fits(
-    const at::Tensor& self,
-    const at::Tensor& batch1,
-    const at::Tensor& batch2) {
+bool addbmm_fits(const at::Tensor& self, const at::Tensor& batch1, const at::Tensor& batch2) {
   return batch1.dim() == 3 && batch2.dim() == 3 && batch1.size(0) == batch2.size(0) &&
-      batch1.size(2) == batch2.size(1) && batch1.numel() > 0 && batch2.numel() > 0 &&
-      expands_to(self, {batch1.size(1), batch2.size(2)});
+         batch1.size(2) == batch2.size(1) && batch1.numel() > 0 && batch2.numel() > 0 &&
+         expands_to(self, {batch1.size(1), batch2.size(2)});
 }
 
 bool multinomial_fits(const at::Tensor& self, int64_t num_samples, bool replacement) {
   constexpr int64_t kMaxCategories = 1 << 24;
   return self.dim() > 0 && self.dim() <= 2 && at::isFloatingType(self.scalar_type()) &&
-      num_samples > 0 && (replacement || num_samples <= self.size(-1)) &&
-      self.size(-1) <= kMaxCategories;
+         num_samples > 0 && (replacement || num_samples <= self.size(-1)) &&
+         self.size(-1) <= kMaxCategories;
 }
 
-int64_t arange_size(
-    at::ScalarType dtype,
-    const at::Scalar& start,
-    const at::Scalar& end,
-    const at::Scalar& step) {
+int64_t arange_size(at::ScalarType dtype,
+                    const at::Scalar& start,
+                    const at::Scalar& end,
+                    const at::Scalar& step) {
   // Only int64 has a computation of its own; the rest is done in double.
   return dtype == at::kLong ? at::native::compute_arange_size<int64_t>(start, end, step)
                             : at::native::compute_arange_size<float>(start, end, step);
 }
 
-bool search_fits(
-    const at::Tensor& boundaries,
-    const at::Tensor& self,
-    const std::optional<std::string_view>& side,
-    const std::optional<at::Tensor>& sorter) {
-  const bool rows_fit = boundaries.dim() == 1 ||
+bool search_fits(const at::Tensor& boundaries,
+                 const at::Tensor& self,
+                 const std::optional<std::string_view>& side,
+                 const std::optional<at::Tensor>& sorter) {
+  const bool rows_fit =
+      boundaries.dim() == 1 ||
       (boundaries.dim() == self.dim() && boundaries.dim() > 0 &&
-       boundaries.sizes().slice(0, boundaries.dim() - 1) ==
-           self.sizes().slice(0, self.dim() - 1));
+       boundaries.sizes().slice(0, boundaries.dim() - 1) == self.sizes().slice(0, self.dim() - 1));
   return one_dtype({boundaries, self}) && !at::isComplexType(self.scalar_type()) &&
-      !side.has_value() && !is_given(sorter) && rows_fit && boundaries.numel() > 0;
+         !side.has_value() && !is_given(sorter) && rows_fit && boundaries.numel() > 0;
 }
 
-bool nll_loss2d_fits(
-    const at::Tensor& self,
-    const at::Tensor& target,
-    const std::optional<at::Tensor>& weight) {
+bool nll_loss2d_fits(const at::Tensor& self,
+                     const at::Tensor& target,
+                     const std::optional<at::Tensor>& weight) {
   return one_floating({self, weight}) && self.dim() == 4 && target.dim() == 3 &&
-      target.scalar_type() == at::kLong && target.is_privateuseone() && self.numel() > 0 &&
-      self.size(0) == target.size(0) && self.size(2) == target.size(1) &&
-      self.size(3) == target.size(2) && has_size(weight, self.size(1));
+         target.scalar_type() == at::kLong && target.is_privateuseone() && self.numel() > 0 &&
+         self.size(0) == target.size(0) && self.size(2) == target.size(1) &&
+         self.size(3) == target.size(2) && has_size(weight, self.size(1));
 }
 
 Spec nll_loss2d_output(const at::Tensor& self, int64_t reduction) {
   return reduction == at::Reduction::None
-      ? contiguous({self.size(0), self.size(2), self.size(3)}, self.scalar_type())
-      : scalar(self);
+             ? contiguous({self.size(0), self.size(2), self.size(3)}, self.scalar_type())
+             : scalar(self);
 }
 
 bool is_row_transform(const at::Tensor& self, at::IntArrayRef dim) {
-  return dim.size() == 1 && self.dim() > 0 &&
-      (dim[0] == self.dim() - 1 || dim[0] == -1) && self.is_contiguous() && self.numel() > 0;
+  return dim.size() == 1 && self.dim() > 0 && (dim[0] == self.dim() - 1 || dim[0] == -1) &&
+         self.is_contiguous() && self.numel() > 0;
 }
 
 } // namespace at::openreg

@@ -31,23 +31,21 @@ OPENREG_API bool is_representable(const at::Scalar& value, at::ScalarType dtype)
 // As empty_like(tensor, tensor.suggest_memory_format()).
 OPENREG_API Spec suggested_like(const at::Tensor& tensor);
 // float if the input is of lower precision and a parameter is float, else the input's.
-OPENREG_API at::ScalarType statistics_dtype(
-    const at::Tensor& input,
-    std::initializer_list<std::optional<at::Tensor>> parameters);
-OPENREG_API bool batch_norm_fits(
-    const at::Tensor& input,
-    const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias,
-    const std::optional<at::Tensor>& mean,
-    const std::optional<at::Tensor>& var);
-OPENREG_API bool group_norm_fits(
-    const at::Tensor& input,
-    const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias,
-    int64_t n,
-    int64_t c,
-    int64_t hxw,
-    int64_t group);
+OPENREG_API at::ScalarType
+statistics_dtype(const at::Tensor& input,
+                 std::initializer_list<std::optional<at::Tensor>> parameters);
+OPENREG_API bool batch_norm_fits(const at::Tensor& input,
+                                 const std::optional<at::Tensor>& weight,
+                                 const std::optional<at::Tensor>& bias,
+                                 const std::optional<at::Tensor>& mean,
+                                 const std::optional<at::Tensor>& var);
+OPENREG_API bool group_norm_fits(const at::Tensor& input,
+                                 const std::optional<at::Tensor>& weight,
+                                 const std::optional<at::Tensor>& bias,
+                                 int64_t n,
+                                 int64_t c,
+                                 int64_t hxw,
+                                 int64_t group);
 
 // --- images
 
@@ -61,35 +59,26 @@ OPENREG_API Spec grid_sampled(const at::Tensor& input, const at::Tensor& grid);
 
 // --- the rest
 
-OPENREG_API Spec reduced_dim(
-    const at::Tensor& tensor,
-    int64_t dim,
-    bool keepdim,
-    at::ScalarType dtype);
+OPENREG_API Spec reduced_dim(const at::Tensor& tensor,
+                             int64_t dim,
+                             bool keepdim,
+                             at::ScalarType dtype);
 // Contiguous, with the last dimension of size `size`.
 OPENREG_API Spec with_last(const at::Tensor& tensor, int64_t size, at::ScalarType dtype);
-OPENREG_API bool addbmm_fits(
-    const at::Tensor& self,
-    const at::Tensor& batch1,
-    const at::Tensor& batch2);
-OPENREG_API bool multinomial_fits(
-    const at::Tensor& self,
-    int64_t num_samples,
-    bool replacement);
-OPENREG_API int64_t arange_size(
-    at::ScalarType dtype,
-    const at::Scalar& start,
-    const at::Scalar& end,
-    const at::Scalar& step);
-OPENREG_API bool search_fits(
-    const at::Tensor& boundaries,
-    const at::Tensor& self,
-    const std::optional<std::string_view>& side,
-    const std::optional<at::Tensor>& sorter);
-OPENREG_API bool nll_loss2d_fits(
-    const at::Tensor& self,
-    const at::Tensor& target,
-    const std::optional<at::Tensor>& weight);
+OPENREG_API bool
+addbmm_fits(const at::Tensor& self, const at::Tensor& batch1, const at::Tensor& batch2);
+OPENREG_API bool multinomial_fits(const at::Tensor& self, int64_t num_samples, bool replacement);
+OPENREG_API int64_t arange_size(at::ScalarType dtype,
+                                const at::Scalar& start,
+                                const at::Scalar& end,
+                                const at::Scalar& step);
+OPENREG_API bool search_fits(const at::Tensor& boundaries,
+                             const at::Tensor& self,
+                             const std::optional<std::string_view>& side,
+                             const std::optional<at::Tensor>& sorter);
+OPENREG_API bool nll_loss2d_fits(const at::Tensor& self,
+                                 const at::Tensor& target,
+                                 const std::optional<at::Tensor>& weight);
 OPENREG_API Spec nll_loss2d_output(const at::Tensor& self, int64_t reduction);
 // A transform along the last dimension of a contiguous tensor, whose result is contiguous.
 OPENREG_API bool is_row_transform(const at::Tensor& self, at::IntArrayRef dim);

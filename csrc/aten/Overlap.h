@@ -36,7 +36,7 @@ bool shares_memory(const at::Tensor& out, const List& inputs) {
 template <class... T>
 bool overlaps(const at::Tensor& out, const T&... inputs) {
   return (!out.is_contiguous() && at::has_internal_overlap(out) == at::MemOverlap::Yes) ||
-      (shares_memory(out, inputs) || ...);
+         (shares_memory(out, inputs) || ...);
 }
 
 // For element-wise operators, an output that is an input itself is no overlap.
@@ -50,7 +50,7 @@ bool overlaps_partly(const at::Tensor& out, const T&... inputs) {
     }
   };
   return (!out.is_contiguous() && at::has_internal_overlap(out) == at::MemOverlap::Yes) ||
-      (check(inputs) || ...);
+         (check(inputs) || ...);
 }
 
 } // namespace at::openreg

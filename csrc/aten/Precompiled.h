@@ -4,8 +4,8 @@
 
 #include <ATen/TensorIterator.h>
 #include <ATen/TensorMeta.h>
-#include <ATen/core/IListRef.h>
 #include <ATen/core/Generator.h>
+#include <ATen/core/IListRef.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/InferenceMode.h>

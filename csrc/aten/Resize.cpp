@@ -18,39 +18,33 @@ void grow_storage(c10::TensorImpl* impl, size_t nbytes) {
   }
 }
 
-const at::Tensor& resize_(
-    const at::Tensor& self,
-    at::IntArrayRef size,
-    std::optional<at::MemoryFormat> memory_format) {
+const at::Tensor& resize_(const at::Tensor& self,
+                          at::IntArrayRef size,
+                          std::optional<at::MemoryFormat> memory_format) {
   auto* impl = self.unsafeGetTensorImpl();
-  const auto old_nbytes =
-      impl->unsafe_storage() ? impl->unsafe_storage().nbytes() : size_t{0};
+  const auto old_nbytes = impl->unsafe_storage() ? impl->unsafe_storage().nbytes() : size_t{0};
   resize_tensor_impl(impl, size, std::nullopt);
   if (memory_format.has_value()) {
-    TORCH_CHECK(
-        *memory_format != at::MemoryFormat::Preserve,
-        "Unsupported memory format", *memory_format);
+    TORCH_CHECK(*memory_format != at::MemoryFormat::Preserve, "Unsupported memory format",
+                *memory_format);
     impl->empty_tensor_restride(*memory_format);
   }
-  if (C10_UNLIKELY(
-          at::globalContext().deterministicAlgorithms() &&
-          at::globalContext().deterministicFillUninitializedMemory())) {
-    at::native::fill_resize_deterministic_(
-        self, static_cast<int64_t>(old_nbytes));
+  if (C10_UNLIKELY(at::globalContext().deterministicAlgorithms() &&
+                   at::globalContext().deterministicFillUninitializedMemory())) {
+    at::native::fill_resize_deterministic_(self, static_cast<int64_t>(old_nbytes));
   }
   return self;
 }
 
 } // namespace
 
-void resize_tensor_impl(
-    c10::TensorImpl* impl,
-    at::IntArrayRef sizes,
-    at::OptionalIntArrayRef strides) {
+void resize_tensor_impl(c10::TensorImpl* impl,
+                        at::IntArrayRef sizes,
+                        at::OptionalIntArrayRef strides) {
   if (impl->sizes() == sizes && (!strides.has_value() || impl->strides() == *strides)) {
     // Same geometry; the storage may still be another one (set_).
-    const size_t needed = at::detail::computeStorageNbytes(
-        sizes, impl->strides(), impl->itemsize(), impl->storage_offset());
+    const size_t needed = at::detail::computeStorageNbytes(sizes, impl->strides(), impl->itemsize(),
+                                                           impl->storage_offset());
     grow_storage(impl, needed);
     return;
   }
@@ -58,8 +52,8 @@ void resize_tensor_impl(
   const size_t itemsize = impl->itemsize();
   const int64_t offset = impl->storage_offset();
   const size_t nbytes = strides.has_value()
-      ? at::detail::computeStorageNbytes(sizes, *strides, itemsize, offset)
-      : at::detail::computeStorageNbytesContiguous(sizes, itemsize, offset);
+                            ? at::detail::computeStorageNbytes(sizes, *strides, itemsize, offset)
+                            : at::detail::computeStorageNbytesContiguous(sizes, itemsize, offset);
   if (strides.has_value()) {
     impl->set_sizes_and_strides(sizes, *strides);
   } else {

@@ -12,9 +12,8 @@ namespace at::openreg {
 
 at::Tensor allocate(const Spec& spec, c10::DeviceIndex index) {
   const c10::Device device(c10::DeviceType::PrivateUse1, index);
-  return spec.strides.empty()
-      ? empty_on(device, spec.sizes, spec.dtype)
-      : empty_strided_on(device, spec.sizes, spec.strides, spec.dtype);
+  return spec.strides.empty() ? empty_on(device, spec.sizes, spec.dtype)
+                              : empty_strided_on(device, spec.sizes, spec.strides, spec.dtype);
 }
 
 void resize_for(const at::Tensor& out, const Spec& spec) {
@@ -45,9 +44,7 @@ Spec contiguous_like(const at::Tensor& tensor, std::optional<at::ScalarType> dty
   return contiguous(tensor.sizes(), dtype.value_or(tensor.scalar_type()));
 }
 
-Spec elementwise(
-    std::initializer_list<at::Tensor> inputs,
-    std::optional<at::ScalarType> dtype) {
+Spec elementwise(std::initializer_list<at::Tensor> inputs, std::optional<at::ScalarType> dtype) {
   if (inputs.size() == 1) {
     return like(*inputs.begin(), dtype);
   }
@@ -85,8 +82,8 @@ Spec elementwise(
     }
     return order.build().output();
   };
-  const bool all_contiguous = std::all_of(
-      inputs.begin(), inputs.end(), [](const at::Tensor& t) { return t.is_contiguous(); });
+  const bool all_contiguous = std::all_of(inputs.begin(), inputs.end(),
+                                          [](const at::Tensor& t) { return t.is_contiguous(); });
   if (all_contiguous) {
     return contiguous(sizes, result_dtype());
   }
@@ -102,11 +99,10 @@ Spec with_size(const at::Tensor& tensor, int64_t dim, int64_t size) {
   return spec;
 }
 
-Spec reduced(
-    const at::Tensor& tensor,
-    at::OptionalIntArrayRef dims,
-    bool keepdim,
-    at::ScalarType dtype) {
+Spec reduced(const at::Tensor& tensor,
+             at::OptionalIntArrayRef dims,
+             bool keepdim,
+             at::ScalarType dtype) {
   Spec spec{{}, {}, dtype};
   const auto mask = at::native::make_dim_mask(dims, tensor.dim(), true);
   for (int64_t d = 0; d < tensor.dim(); ++d) {
@@ -129,8 +125,8 @@ Spec loss(std::initializer_list<at::Tensor> inputs, int64_t reduction) {
 
 at::ScalarType to_floating(at::ScalarType dtype) {
   return c10::isIntegralType(dtype, /*includeBool=*/true)
-      ? c10::typeMetaToScalarType(c10::get_default_dtype())
-      : dtype;
+             ? c10::typeMetaToScalarType(c10::get_default_dtype())
+             : dtype;
 }
 
 at::ScalarType to_summed(at::ScalarType dtype) {
@@ -141,16 +137,13 @@ at::ScalarType to_real(at::ScalarType dtype) {
   return c10::toRealValueType(dtype);
 }
 
-Spec elementwise_where(
-    const at::Tensor& condition,
-    const at::Tensor& self,
-    const at::Tensor& other) {
-  TORCH_CHECK(
-      condition.scalar_type() == at::kBool || condition.scalar_type() == at::kByte,
-      "where expected condition to be a boolean tensor, but got a tensor with dtype ",
-      condition.scalar_type());
-  return elementwise(
-      {condition, self, other}, elementwise({self, other}).dtype);
+Spec elementwise_where(const at::Tensor& condition,
+                       const at::Tensor& self,
+                       const at::Tensor& other) {
+  TORCH_CHECK(condition.scalar_type() == at::kBool || condition.scalar_type() == at::kByte,
+              "where expected condition to be a boolean tensor, but got a tensor with dtype ",
+              condition.scalar_type());
+  return elementwise({condition, self, other}, elementwise({self, other}).dtype);
 }
 
 Spec scalar(const at::Tensor& tensor) {
@@ -165,13 +158,12 @@ at::Tensor allocate(const std::optional<Spec>& spec, c10::DeviceIndex device) {
   return spec.has_value() ? allocate(*spec, device) : at::Tensor();
 }
 
-Spec layer_norm_statistics(
-    const at::Tensor& input,
-    at::IntArrayRef normalized_shape,
-    const std::optional<at::Tensor>& weight) {
+Spec layer_norm_statistics(const at::Tensor& input,
+                           at::IntArrayRef normalized_shape,
+                           const std::optional<at::Tensor>& weight) {
   const auto leading = input.dim() - static_cast<int64_t>(normalized_shape.size());
-  const bool mixed = at::isReducedFloatingType(input.scalar_type()) &&
-      weight.has_value() && weight->defined() && weight->scalar_type() == at::kFloat;
+  const bool mixed = at::isReducedFloatingType(input.scalar_type()) && weight.has_value() &&
+                     weight->defined() && weight->scalar_type() == at::kFloat;
   Spec spec{{}, {}, mixed ? at::kFloat : input.scalar_type()};
   for (int64_t d = 0; d < input.dim(); ++d) {
     spec.sizes.push_back(d < leading ? input.size(d) : 1);

@@ -17,12 +17,11 @@ namespace at::openreg {
 
 // Sets the iterator's own operand where the operator is a TensorIterator.
 template <class Meta>
-void set_iterator_output(
-    Meta& meta,
-    int64_t index,
-    at::IntArrayRef sizes,
-    at::IntArrayRef strides,
-    at::TensorOptions options) {
+void set_iterator_output(Meta& meta,
+                         int64_t index,
+                         at::IntArrayRef sizes,
+                         at::IntArrayRef strides,
+                         at::TensorOptions options) {
   if constexpr (std::is_base_of_v<at::TensorIteratorBase, Meta>) {
     meta.at::TensorIteratorBase::set_output_raw_strided(index, sizes, strides, options);
   }
@@ -32,27 +31,23 @@ void set_iterator_output(
 template <class Meta, size_t N>
 class Functional final : public Meta {
  public:
-  void set_output_strided(
-      int64_t index,
-      at::IntArrayRef sizes,
-      at::IntArrayRef strides,
-      at::TensorOptions options) override {
+  void set_output_strided(int64_t index,
+                          at::IntArrayRef sizes,
+                          at::IntArrayRef strides,
+                          at::TensorOptions options) override {
     set_output_raw_strided(index, sizes, strides, options);
   }
 
-  void set_output_raw_strided(
-      int64_t index,
-      at::IntArrayRef sizes,
-      at::IntArrayRef strides,
-      at::TensorOptions options) override {
+  void set_output_raw_strided(int64_t index,
+                              at::IntArrayRef sizes,
+                              at::IntArrayRef strides,
+                              at::TensorOptions options) override {
     const auto dtype = c10::typeMetaToScalarType(options.dtype());
-    outputs[index] = strides.empty()
-        ? empty_on(
-              options.device(),
-              sizes,
-              dtype,
-              options.memory_format_opt().value_or(at::MemoryFormat::Contiguous))
-        : empty_strided_on(options.device(), sizes, strides, dtype);
+    outputs[index] =
+        strides.empty()
+            ? empty_on(options.device(), sizes, dtype,
+                       options.memory_format_opt().value_or(at::MemoryFormat::Contiguous))
+            : empty_strided_on(options.device(), sizes, strides, dtype);
     set_iterator_output<Meta>(*this, index, sizes, strides, options);
   }
 
@@ -69,31 +64,23 @@ class Inplace final : public Meta {
  public:
   explicit Inplace(at::Tensor& self) : output(self) {}
 
-  void set_output_strided(
-      int64_t index,
-      at::IntArrayRef sizes,
-      at::IntArrayRef strides,
-      at::TensorOptions options) override {
+  void set_output_strided(int64_t index,
+                          at::IntArrayRef sizes,
+                          at::IntArrayRef strides,
+                          at::TensorOptions options) override {
     set_output_raw_strided(index, sizes, strides, options);
   }
 
-  void set_output_raw_strided(
-      int64_t index,
-      at::IntArrayRef sizes,
-      at::IntArrayRef strides,
-      at::TensorOptions options) override {
-    TORCH_CHECK(
-        options.dtype() == output.dtype(),
-        "Bad in-place call: input tensor dtype ", output.dtype(),
-        " and output tensor dtype ", options.dtype(), " should match");
-    TORCH_CHECK(
-        options.device() == output.device(),
-        "Bad in-place call: input tensor device ", output.device(),
-        " and output tensor device ", options.device(), " should match");
-    TORCH_CHECK(
-        sizes == output.sizes(),
-        "Bad in-place call: input tensor size ", output.sizes(),
-        " and output tensor size ", sizes, " should match");
+  void set_output_raw_strided(int64_t index,
+                              at::IntArrayRef sizes,
+                              at::IntArrayRef strides,
+                              at::TensorOptions options) override {
+    TORCH_CHECK(options.dtype() == output.dtype(), "Bad in-place call: input tensor dtype ",
+                output.dtype(), " and output tensor dtype ", options.dtype(), " should match");
+    TORCH_CHECK(options.device() == output.device(), "Bad in-place call: input tensor device ",
+                output.device(), " and output tensor device ", options.device(), " should match");
+    TORCH_CHECK(sizes == output.sizes(), "Bad in-place call: input tensor size ", output.sizes(),
+                " and output tensor size ", sizes, " should match");
     set_iterator_output<Meta>(*this, index, sizes, strides, options);
   }
 
@@ -111,34 +98,27 @@ class Out final : public Meta {
   template <class... T>
   explicit Out(T&... tensors) : outputs{std::ref(tensors)...} {}
 
-  void set_output_strided(
-      int64_t index,
-      at::IntArrayRef sizes,
-      at::IntArrayRef strides,
-      at::TensorOptions options) override {
+  void set_output_strided(int64_t index,
+                          at::IntArrayRef sizes,
+                          at::IntArrayRef strides,
+                          at::TensorOptions options) override {
     set_output_raw_strided(index, sizes, strides, options);
   }
 
-  void set_output_raw_strided(
-      int64_t index,
-      at::IntArrayRef sizes,
-      at::IntArrayRef strides,
-      at::TensorOptions options) override {
+  void set_output_raw_strided(int64_t index,
+                              at::IntArrayRef sizes,
+                              at::IntArrayRef strides,
+                              at::TensorOptions options) override {
     at::Tensor& output = outputs[index];
-    TORCH_CHECK(
-        options.dtype() == output.dtype(),
-        "Expected out tensor to have dtype ", options.dtype(), ", but got ",
-        output.dtype(), " instead");
-    TORCH_CHECK(
-        options.device() == output.device(),
-        "Expected out tensor to have device ", options.device(), ", but got ",
-        output.device(), " instead");
+    TORCH_CHECK(options.dtype() == output.dtype(), "Expected out tensor to have dtype ",
+                options.dtype(), ", but got ", output.dtype(), " instead");
+    TORCH_CHECK(options.device() == output.device(), "Expected out tensor to have device ",
+                options.device(), ", but got ", output.device(), " instead");
     if (at::native::resize_output(output, sizes)) {
       if (!strides.empty()) {
         output.as_strided_(sizes, strides);
       } else if (options.memory_format_opt().has_value()) {
-        output.unsafeGetTensorImpl()->empty_tensor_restride(
-            *options.memory_format_opt());
+        output.unsafeGetTensorImpl()->empty_tensor_restride(*options.memory_format_opt());
       }
     }
     set_iterator_output<Meta>(*this, index, sizes, strides, options);

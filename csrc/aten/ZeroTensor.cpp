@@ -11,30 +11,24 @@
 namespace at::openreg {
 namespace {
 
-at::Tensor efficient_zero_tensor(
-    at::IntArrayRef size,
-    std::optional<at::ScalarType> dtype,
-    std::optional<at::Layout>,
-    std::optional<at::Device> device,
-    std::optional<bool>) {
+at::Tensor efficient_zero_tensor(at::IntArrayRef size,
+                                 std::optional<at::ScalarType> dtype,
+                                 std::optional<at::Layout>,
+                                 std::optional<at::Device> device,
+                                 std::optional<bool>) {
   const auto on = c10::openreg::with_index(c10::device_or_default(device));
   at::native::ZeroTensorAllocator allocator(on);
   return at::detail::empty_generic(
-      size,
-      &allocator,
+      size, &allocator,
       c10::DispatchKeySet({c10::DispatchKey::PrivateUse1, c10::DispatchKey::ZeroTensor}),
-      c10::dtype_or_default(dtype),
-      std::nullopt);
+      c10::dtype_or_default(dtype), std::nullopt);
 }
 
 // ATen's own calls a kernel table that knows no device but its own.
 at::Tensor& conj_physical_(at::Tensor& self) {
   if (self.is_complex()) {
-    launch(
-        self.get_device(),
-        "aten::conj_physical_",
-        static_cast<at::Tensor& (*)(at::Tensor&)>(&at::native::conj_physical_),
-        self);
+    launch(self.get_device(), "aten::conj_physical_",
+           static_cast<at::Tensor& (*)(at::Tensor&)>(&at::native::conj_physical_), self);
   }
   return self;
 }

@@ -32,8 +32,7 @@ bool is_in_bad_fork() {
   if (error != orSuccess) {
     orGetLastError();
   }
-  return error == orErrorForked ||
-      torch::utils::is_device_in_bad_fork(at::kPrivateUse1);
+  return error == orErrorForked || torch::utils::is_device_in_bad_fork(at::kPrivateUse1);
 }
 
 int64_t current_device() {
@@ -88,22 +87,12 @@ std::string uuid_string(const orDeviceProp& properties) {
 }
 
 std::string properties_repr(const orDeviceProp& properties) {
-  return c10::str(
-      "_OpenRegDeviceProperties(name='",
-      properties.name,
-      "', major=",
-      properties.major,
-      ", minor=",
-      properties.minor,
-      ", total_memory=",
-      properties.total_memory / (1024 * 1024),
-      "MB, multi_processor_count=",
-      properties.multi_processor_count,
-      ", uuid=",
-      uuid_string(properties),
-      ", L2_cache_size=",
-      properties.l2_cache_size / (1024 * 1024),
-      "MB)");
+  return c10::str("_OpenRegDeviceProperties(name='", properties.name, "', major=", properties.major,
+                  ", minor=", properties.minor,
+                  ", total_memory=", properties.total_memory / (1024 * 1024),
+                  "MB, multi_processor_count=", properties.multi_processor_count,
+                  ", uuid=", uuid_string(properties),
+                  ", L2_cache_size=", properties.l2_cache_size / (1024 * 1024), "MB)");
 }
 
 } // namespace
@@ -113,17 +102,12 @@ void bind_device(py::module_& module) {
 
   py::class_<orDeviceProp>(module, "_OpenRegDeviceProperties")
       .def_property_readonly(
-          "name",
-          [](const orDeviceProp& properties) {
-            return std::string(properties.name);
-          })
+          "name", [](const orDeviceProp& properties) { return std::string(properties.name); })
       .def_readonly("total_memory", &orDeviceProp::total_memory)
       .def_readonly("major", &orDeviceProp::major)
       .def_readonly("minor", &orDeviceProp::minor)
-      .def_readonly(
-          "multi_processor_count", &orDeviceProp::multi_processor_count)
-      .def_readonly(
-          "max_threads_per_block", &orDeviceProp::max_threads_per_block)
+      .def_readonly("multi_processor_count", &orDeviceProp::multi_processor_count)
+      .def_readonly("max_threads_per_block", &orDeviceProp::max_threads_per_block)
       .def_readonly("warp_size", &orDeviceProp::warp_size)
       .def_readonly("L2_cache_size", &orDeviceProp::l2_cache_size)
       .def_property_readonly("uuid", &uuid_string)
@@ -131,9 +115,7 @@ void bind_device(py::module_& module) {
 
   module.def("_init", wrap_pybind_function(&initialize));
   module.def("_is_in_bad_fork", wrap_pybind_function(&is_in_bad_fork));
-  module.def("_get_device_count", [] {
-    return static_cast<int>(device::device_count());
-  });
+  module.def("_get_device_count", [] { return static_cast<int>(device::device_count()); });
   module.def("_get_device", wrap_pybind_function(&current_device));
   module.def("_set_device", wrap_pybind_function(&set_device));
   module.def("_exchange_device", wrap_pybind_function(&exchange_device));

@@ -14,15 +14,9 @@ void bind_fallback(py::module_& module) {
                }
                return counts;
              }));
-  module.def(
-      "_reset_fallback_counts",
-      wrap_pybind_function(&at::openreg::reset_fallback_counts));
-  module.def(
-      "_set_fallback_mode",
-      wrap_pybind_function(&at::openreg::set_fallback_mode));
-  module.def(
-      "_get_fallback_mode",
-      wrap_pybind_function(&at::openreg::get_fallback_mode));
+  module.def("_reset_fallback_counts", wrap_pybind_function(&at::openreg::reset_fallback_counts));
+  module.def("_set_fallback_mode", wrap_pybind_function(&at::openreg::set_fallback_mode));
+  module.def("_get_fallback_mode", wrap_pybind_function(&at::openreg::get_fallback_mode));
 }
 
 } // namespace torch_openreg

@@ -29,11 +29,8 @@ py::dict stat_dict(const c10::CachingAllocator::Stat& stat) {
 }
 
 py::dict stat_array_dict(const c10::CachingAllocator::StatArray& stats) {
-  static constexpr std::array<const char*, 3> names = {
-      "all", "small_pool", "large_pool"};
-  static_assert(
-      names.size() ==
-      static_cast<size_t>(c10::CachingAllocator::StatType::NUM_TYPES));
+  static constexpr std::array<const char*, 3> names = {"all", "small_pool", "large_pool"};
+  static_assert(names.size() == static_cast<size_t>(c10::CachingAllocator::StatType::NUM_TYPES));
   py::dict dict;
   for (size_t i = 0; i < names.size(); ++i) {
     dict[names[i]] = stat_dict(stats[i]);
@@ -94,9 +91,8 @@ py::list memory_snapshot() {
     entry["requested_size"] = segment.requested_size;
     entry["stream"] = reinterpret_cast<uintptr_t>(segment.stream);
     entry["segment_type"] = segment.is_large ? "large" : "small";
-    entry["segment_pool_id"] = py::make_tuple(
-        segment.owner_private_pool_id.first,
-        segment.owner_private_pool_id.second);
+    entry["segment_pool_id"] =
+        py::make_tuple(segment.owner_private_pool_id.first, segment.owner_private_pool_id.second);
     entry["is_expandable"] = segment.is_expandable;
     py::list blocks;
     size_t address = segment.address;
@@ -106,7 +102,7 @@ py::list memory_snapshot() {
       item["size"] = block.size;
       item["requested_size"] = block.requested_size;
       item["state"] = block.allocated ? "active_allocated"
-          : block.active              ? "active_pending_free"
+                      : block.active  ? "active_pending_free"
                                       : "inactive";
       blocks.append(item);
       address += block.size;
@@ -127,8 +123,8 @@ class RawAllocations {
     if (handle == nullptr) {
       handle = device::get_default_stream(target).handle();
     }
-    at::DataPtr memory = CachingAllocator::allocate(
-        nbytes, target, handle, CachingAllocator::Order::Issue);
+    at::DataPtr memory =
+        CachingAllocator::allocate(nbytes, target, handle, CachingAllocator::Order::Issue);
     const auto address = reinterpret_cast<uintptr_t>(memory.get());
     if (address != 0) {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -144,11 +140,8 @@ class RawAllocations {
     at::DataPtr memory;
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = memory_.find(address);
-    TORCH_CHECK_VALUE(
-        found != memory_.end(),
-        "caching_allocator_delete: no memory at address ",
-        address,
-        " came from caching_allocator_alloc");
+    TORCH_CHECK_VALUE(found != memory_.end(), "caching_allocator_delete: no memory at address ",
+                      address, " came from caching_allocator_alloc");
     memory = std::move(found->second);
     memory_.erase(found);
   }
@@ -193,44 +186,36 @@ void bind_memory(py::module_& module) {
   module.def("_reset_peak_memory_stats", wrap_pybind_function([](int64_t index) {
                CachingAllocator::get()->resetPeakStats(to_index(index));
              }));
-  module.def(
-      "_reset_accumulated_memory_stats", wrap_pybind_function([](int64_t index) {
-        CachingAllocator::get()->resetAccumulatedStats(to_index(index));
-      }));
+  module.def("_reset_accumulated_memory_stats", wrap_pybind_function([](int64_t index) {
+               CachingAllocator::get()->resetAccumulatedStats(to_index(index));
+             }));
   module.def("_reset_peak_host_memory_stats", wrap_pybind_function([] {
                at::getHostAllocator(at::kPrivateUse1)->reset_peak_stats();
              }));
   module.def("_reset_accumulated_host_memory_stats", wrap_pybind_function([] {
-               at::getHostAllocator(at::kPrivateUse1)
-                   ->reset_accumulated_stats();
+               at::getHostAllocator(at::kPrivateUse1)->reset_accumulated_stats();
              }));
 
-  module.def("_empty_cache", wrap_pybind_function_no_gil([] {
-               CachingAllocator::get()->emptyCache();
-             }));
+  module.def("_empty_cache",
+             wrap_pybind_function_no_gil([] { CachingAllocator::get()->emptyCache(); }));
   module.def("_mem_get_info", wrap_pybind_function_no_gil([](int64_t index) {
                return CachingAllocator::get()->getMemoryInfo(to_index(index));
              }));
-  module.def(
-      "_set_memory_fraction",
-      wrap_pybind_function_no_gil([](double fraction, int64_t index) {
-        CachingAllocator::set_memory_fraction(fraction, to_index(index));
-      }));
-  module.def(
-      "_get_memory_fraction", wrap_pybind_function_no_gil([](int64_t index) {
-        return CachingAllocator::get_memory_fraction(to_index(index));
-      }));
+  module.def("_set_memory_fraction",
+             wrap_pybind_function_no_gil([](double fraction, int64_t index) {
+               CachingAllocator::set_memory_fraction(fraction, to_index(index));
+             }));
+  module.def("_get_memory_fraction", wrap_pybind_function_no_gil([](int64_t index) {
+               return CachingAllocator::get_memory_fraction(to_index(index));
+             }));
 
-  module.def(
-      "_caching_allocator_alloc",
-      wrap_pybind_function_no_gil(
-          [](size_t nbytes, int64_t index, uintptr_t stream) {
-            return raw_allocations().allocate(nbytes, index, stream);
-          }));
-  module.def(
-      "_caching_allocator_delete",
-      wrap_pybind_function_no_gil(
-          [](uintptr_t address) { raw_allocations().free(address); }));
+  module.def("_caching_allocator_alloc",
+             wrap_pybind_function_no_gil([](size_t nbytes, int64_t index, uintptr_t stream) {
+               return raw_allocations().allocate(nbytes, index, stream);
+             }));
+  module.def("_caching_allocator_delete", wrap_pybind_function_no_gil([](uintptr_t address) {
+               raw_allocations().free(address);
+             }));
 }
 
 } // namespace torch_openreg

@@ -18,12 +18,9 @@ namespace device = c10::openreg;
 // A new object of `type`, a subclass of torch.Stream, without a call into Python.
 py::object wrap(const py::type& type, const device::OpenRegStream& stream) {
   auto* python_type = reinterpret_cast<PyTypeObject*>(type.ptr());
-  TORCH_CHECK_TYPE(
-      PyType_IsSubtype(python_type, THPStreamClass),
-      "expected a subclass of torch.Stream, got ",
-      python_type->tp_name);
-  auto object =
-      py::reinterpret_steal<py::object>(python_type->tp_alloc(python_type, 0));
+  TORCH_CHECK_TYPE(PyType_IsSubtype(python_type, THPStreamClass),
+                   "expected a subclass of torch.Stream, got ", python_type->tp_name);
+  auto object = py::reinterpret_steal<py::object>(python_type->tp_alloc(python_type, 0));
   if (!object) {
     throw py::error_already_set();
   }
@@ -40,10 +37,8 @@ device::OpenRegStream unpack(int64_t id, int64_t index, int64_t type) {
   if (type == static_cast<int64_t>(at::kPrivateUse1)) {
     device::check_device(index);
   }
-  return device::OpenRegStream(c10::Stream::unpack3(
-      id,
-      static_cast<c10::DeviceIndex>(index),
-      static_cast<c10::DeviceType>(type)));
+  return device::OpenRegStream(c10::Stream::unpack3(id, static_cast<c10::DeviceIndex>(index),
+                                                    static_cast<c10::DeviceType>(type)));
 }
 
 // -1 is the current device.
@@ -69,15 +64,10 @@ py::object pool_stream(const py::type& type, int64_t index, int priority) {
   return wrap(type, device::get_stream_from_pool(priority, to_index(index)));
 }
 
-py::object external_stream(
-    const py::type& type,
-    uintptr_t handle,
-    int64_t index) {
+py::object external_stream(const py::type& type, uintptr_t handle, int64_t index) {
   lazy_init();
-  return wrap(
-      type,
-      device::get_external_stream(
-          reinterpret_cast<orStream_t>(handle), to_index(index)));
+  return wrap(type,
+              device::get_external_stream(reinterpret_cast<orStream_t>(handle), to_index(index)));
 }
 
 // Makes the stream's device current as well, as torch.cuda.set_stream does.
@@ -106,10 +96,8 @@ std::tuple<int, int> priority_range() {
 // torch.Event.elapsed_time takes no subclass of torch.Event.
 double elapsed_time(const py::handle& start, const py::handle& end) {
   for (const py::handle& event : {start, end}) {
-    TORCH_CHECK_TYPE(
-        THPEvent_Check(event.ptr()),
-        "expected a torch.Event, got ",
-        Py_TYPE(event.ptr())->tp_name);
+    TORCH_CHECK_TYPE(THPEvent_Check(event.ptr()), "expected a torch.Event, got ",
+                     Py_TYPE(event.ptr())->tp_name);
   }
   return reinterpret_cast<THPEvent*>(start.ptr())
       ->event.elapsedTime(reinterpret_cast<THPEvent*>(end.ptr())->event);

@@ -32,18 +32,14 @@ void launch(const char* name, Closure closure) {
           [](void* closure, const orLaunchContext* context) {
             return (*static_cast<Closure*>(closure))(context);
           },
-      .destroy =
-          [](void* closure) { static_cast<Closure*>(closure)->~Closure(); },
+      .destroy = [](void* closure) { static_cast<Closure*>(closure)->~Closure(); },
       .ranges = nullptr};
   alignas(Closure) std::byte storage[sizeof(Closure)];
   auto* moved = new (storage) Closure(std::move(closure));
   // With OPENREG_LAUNCH_BLOCKING=1 a launch waits for its kernel.
   py::gil_scoped_release no_gil;
-  const orError_t error = orLaunch(
-      device::current_stream_handle(device::current_device()),
-      name,
-      &type,
-      storage);
+  const orError_t error =
+      orLaunch(device::current_stream_handle(device::current_device()), name, &type, storage);
   // A launch that failed to queue leaves the closure here; one that failed while
   // it ran (blocking launches) does not.
   if (error != orSuccess && error < orErrorLaunchFailure) {
@@ -105,8 +101,7 @@ class BlockingKernel {
 void failing_kernel(int code, const std::string& message) {
   lazy_init();
   launch("failing_kernel", [code, message](const orLaunchContext* context) {
-    return orKernelFail(
-        context, static_cast<orError_t>(code), message.c_str());
+    return orKernelFail(context, static_cast<orError_t>(code), message.c_str());
   });
 }
 
@@ -117,8 +112,7 @@ int64_t device_of_pointer(uintptr_t pointer) {
 }
 
 bool has_primary_context(int64_t index) {
-  return at::detail::getPrivateUse1Hooks().hasPrimaryContext(
-      static_cast<c10::DeviceIndex>(index));
+  return at::detail::getPrivateUse1Hooks().hasPrimaryContext(static_cast<c10::DeviceIndex>(index));
 }
 
 } // namespace
@@ -131,14 +125,10 @@ void bind_testing(py::module_& module) {
       .def("wait_until_running", &BlockingKernel::wait_until_running)
       .def_property_readonly("running", &BlockingKernel::running)
       .def("__enter__", [](py::object self) { return self; })
-      .def("__exit__", [](BlockingKernel& self, const py::args&) {
-        self.release();
-      });
+      .def("__exit__", [](BlockingKernel& self, const py::args&) { self.release(); });
   testing.def("failing_kernel", torch::wrap_pybind_function(&failing_kernel));
-  testing.def(
-      "device_of_pointer", torch::wrap_pybind_function(&device_of_pointer));
-  testing.def(
-      "has_primary_context", torch::wrap_pybind_function(&has_primary_context));
+  testing.def("device_of_pointer", torch::wrap_pybind_function(&device_of_pointer));
+  testing.def("has_primary_context", torch::wrap_pybind_function(&has_primary_context));
   py::enum_<orError_t>(testing, "Error", py::arithmetic())
       .value("LAUNCH_FAILURE", orErrorLaunchFailure)
       .value("LAUNCH_INDEX", orErrorLaunchIndex)

@@ -96,7 +96,7 @@ class SpinBudget {
           }
           return true;
         }
-        for (int pause = 0; pause < 4; ++pause) {
+        for (int pause = 0; pause < 16; ++pause) {
           cpuRelax();
         }
       }

@@ -34,19 +34,19 @@ extern "C" {
 
 typedef enum orError_t {
   orSuccess = 0,
-  orErrorInvalidValue = 1,           // an argument is out of its range
-  orErrorMemoryAllocation = 2,       // the device has not that much free
-  orErrorInitialization = 3,         // bad OPENREG_* setting, no address space
-  orErrorInvalidDevice = 4,          // no such device ordinal
-  orErrorInvalidDevicePointer = 5,   // not (in) an allocation of a device
-  orErrorInvalidResourceHandle = 6,  // stream or event destroyed or not ours
-  orErrorInvalidCopyDirection = 7,   // pointers do not fit the copy kind
-  orErrorNotReady = 8,               // query: work is still pending (no failure)
+  orErrorInvalidValue = 1,          // an argument is out of its range
+  orErrorMemoryAllocation = 2,      // the device has not that much free
+  orErrorInitialization = 3,        // bad OPENREG_* setting, no address space
+  orErrorInvalidDevice = 4,         // no such device ordinal
+  orErrorInvalidDevicePointer = 5,  // not (in) an allocation of a device
+  orErrorInvalidResourceHandle = 6, // stream or event destroyed or not ours
+  orErrorInvalidCopyDirection = 7,  // pointers do not fit the copy kind
+  orErrorNotReady = 8,              // query: work is still pending (no failure)
   orErrorPeerAccessAlreadyEnabled = 9,
   orErrorPeerAccessNotEnabled = 10,
   orErrorNotSupported = 11,
-  orErrorForked = 12,                // used in a child of the initialising process
-  orErrorHostMemoryAllocation = 13,  // pinned host memory could not be had
+  orErrorForked = 12,               // used in a child of the initialising process
+  orErrorHostMemoryAllocation = 13, // pinned host memory could not be had
 
   // A launch failed while it ran. Which class is the kernel's own report (see
   // orKernelFail); the layers above turn each into an exception type.
@@ -93,15 +93,15 @@ OR_API const char* orGetLastErrorMessage(void);
 
 typedef struct orDeviceProp {
   char name[64];
-  size_t total_memory;         // capacity, OPENREG_DEVICE_MEMORY
-  int major, minor;            // compute capability-like version of the device
-  int multi_processor_count;   // host cores the device computes with
-  int max_threads_per_block;   // limits that generic code asks for
+  size_t total_memory;       // capacity, OPENREG_DEVICE_MEMORY
+  int major, minor;          // compute capability-like version of the device
+  int multi_processor_count; // host cores the device computes with
+  int max_threads_per_block; // limits that generic code asks for
   int warp_size;
   size_t l2_cache_size;
-  int concurrent_kernels;      // 1: kernels of two streams may run at once
-  int unified_addressing;      // 1: a pointer tells its device
-  int can_map_host_memory;     // 0: kernels cannot use pinned memory's address
+  int concurrent_kernels;  // 1: kernels of two streams may run at once
+  int unified_addressing;  // 1: a pointer tells its device
+  int can_map_host_memory; // 0: kernels cannot use pinned memory's address
   uint8_t uuid[16];
 } orDeviceProp;
 
@@ -142,8 +142,7 @@ enum { orStreamDefault = 0, orStreamNonBlocking = 1 };
 // is no implicit ordering with the default stream. Lower numbers are higher
 // priorities: greatest is -1, least is 0.
 OR_API orError_t orStreamCreate(orStream_t* stream);
-OR_API orError_t orStreamCreateWithPriority(
-    orStream_t* stream, unsigned flags, int priority);
+OR_API orError_t orStreamCreateWithPriority(orStream_t* stream, unsigned flags, int priority);
 OR_API orError_t orDeviceGetStreamPriorityRange(int* least, int* greatest);
 
 // Returns at once; what is queued still runs, then the stream is released.
@@ -161,27 +160,24 @@ OR_API orError_t orStreamSynchronize(orStream_t stream);
 
 // Later work of the stream waits for the event's last record. An event never
 // recorded is not waited for.
-OR_API orError_t orStreamWaitEvent(
-    orStream_t stream, orEvent_t event, unsigned flags);
+OR_API orError_t orStreamWaitEvent(orStream_t stream, orEvent_t event, unsigned flags);
 
 // Runs a function on the stream's worker in stream order. It must not call
 // this API except orGetLastError*, and must not block on other streams' work.
-OR_API orError_t orLaunchHostFunc(
-    orStream_t stream, void (*function)(void* user), void* user);
+OR_API orError_t orLaunchHostFunc(orStream_t stream, void (*function)(void* user), void* user);
 
 // Counts of the work accepted by and finished on the stream since its creation;
 // issued == completed means idle. completed >= n, read by any thread, happens
 // after all effects of the first n pieces of work. Never fails on a live stream.
-OR_API orError_t orStreamGetProgress(
-    orStream_t stream, uint64_t* issued, uint64_t* completed);
+OR_API orError_t orStreamGetProgress(orStream_t stream, uint64_t* issued, uint64_t* completed);
 
 // ---------------------------------------------------------------------------
 // Events
 // ---------------------------------------------------------------------------
 
 enum {
-  orEventDefault = 0,        // keeps time
-  orEventDisableTiming = 2,  // orEventElapsedTime fails on it
+  orEventDefault = 0,       // keeps time
+  orEventDisableTiming = 2, // orEventElapsedTime fails on it
 };
 
 OR_API orError_t orEventCreate(orEvent_t* event, unsigned flags);
@@ -196,8 +192,7 @@ OR_API orError_t orEventSynchronize(orEvent_t event);
 // Milliseconds between two completed records. orErrorNotReady while one is
 // pending, orErrorInvalidResourceHandle if one was never recorded or keeps no
 // time.
-OR_API orError_t orEventElapsedTime(
-    float* milliseconds, orEvent_t start, orEvent_t end);
+OR_API orError_t orEventElapsedTime(float* milliseconds, orEvent_t start, orEvent_t end);
 
 // ---------------------------------------------------------------------------
 // Memory
@@ -221,27 +216,26 @@ OR_API orError_t orFreeHost(void* pointer);
 OR_API orError_t orMemGetInfo(size_t* free, size_t* total);
 
 typedef enum orMemoryType {
-  orMemoryTypeUnregistered = 0,  // pageable host memory, or nothing at all
-  orMemoryTypeHost = 1,          // pinned
+  orMemoryTypeUnregistered = 0, // pageable host memory, or nothing at all
+  orMemoryTypeHost = 1,         // pinned
   orMemoryTypeDevice = 2,
 } orMemoryType;
 
 typedef struct orPointerAttributes {
   orMemoryType type;
-  int device;         // -1 for unregistered memory
-  void* base;         // start of the allocation, NULL for unregistered memory
-  size_t size;        // size of the allocation as requested
+  int device;  // -1 for unregistered memory
+  void* base;  // start of the allocation, NULL for unregistered memory
+  size_t size; // size of the allocation as requested
 } orPointerAttributes;
 
-OR_API orError_t orPointerGetAttributes(
-    orPointerAttributes* attributes, const void* pointer);
+OR_API orError_t orPointerGetAttributes(orPointerAttributes* attributes, const void* pointer);
 
 typedef enum orMemcpyKind {
   orMemcpyHostToHost = 0,
   orMemcpyHostToDevice = 1,
   orMemcpyDeviceToHost = 2,
-  orMemcpyDeviceToDevice = 3,  // one device or two
-  orMemcpyDefault = 4,         // from the pointers
+  orMemcpyDeviceToDevice = 3, // one device or two
+  orMemcpyDefault = 4,        // from the pointers
 } orMemcpyKind;
 
 // Copies between any two memories; ranges must lie within one allocation and
@@ -250,25 +244,30 @@ typedef enum orMemcpyKind {
 // once if the host side is pinned; from pageable memory they return once the
 // source has been read (small sources are staged, larger ones waited for), to
 // pageable memory when the copy is done.
-OR_API orError_t orMemcpy(
-    void* dst, const void* src, size_t size, orMemcpyKind kind);
-OR_API orError_t orMemcpyAsync(
-    void* dst, const void* src, size_t size, orMemcpyKind kind,
-    orStream_t stream);
-OR_API orError_t orMemcpy2D(
-    void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
-    size_t width, size_t height, orMemcpyKind kind);
-OR_API orError_t orMemcpy2DAsync(
-    void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
-    size_t width, size_t height, orMemcpyKind kind, orStream_t stream);
-OR_API orError_t orMemcpyPeer(
-    void* dst, int dst_device, const void* src, int src_device, size_t size);
+OR_API orError_t orMemcpy(void* dst, const void* src, size_t size, orMemcpyKind kind);
+OR_API orError_t
+orMemcpyAsync(void* dst, const void* src, size_t size, orMemcpyKind kind, orStream_t stream);
+OR_API orError_t orMemcpy2D(void* dst,
+                            size_t dst_pitch,
+                            const void* src,
+                            size_t src_pitch,
+                            size_t width,
+                            size_t height,
+                            orMemcpyKind kind);
+OR_API orError_t orMemcpy2DAsync(void* dst,
+                                 size_t dst_pitch,
+                                 const void* src,
+                                 size_t src_pitch,
+                                 size_t width,
+                                 size_t height,
+                                 orMemcpyKind kind,
+                                 orStream_t stream);
+OR_API orError_t
+orMemcpyPeer(void* dst, int dst_device, const void* src, int src_device, size_t size);
 OR_API orError_t orMemcpyPeerAsync(
-    void* dst, int dst_device, const void* src, int src_device, size_t size,
-    orStream_t stream);
+    void* dst, int dst_device, const void* src, int src_device, size_t size, orStream_t stream);
 OR_API orError_t orMemset(void* pointer, int value, size_t size);
-OR_API orError_t orMemsetAsync(
-    void* pointer, int value, size_t size, orStream_t stream);
+OR_API orError_t orMemsetAsync(void* pointer, int value, size_t size, orStream_t stream);
 
 // ---------------------------------------------------------------------------
 // Launches
@@ -278,8 +277,8 @@ OR_API orError_t orMemsetAsync(
 typedef struct orLaunchContext {
   orStream_t stream;
   int device;
-  uint64_t sequence;     // position on the stream: the first launch is 1
-  uint64_t correlation;  // unique in the process; the same for all its trace records
+  uint64_t sequence;    // position on the stream: the first launch is 1
+  uint64_t correlation; // unique in the process; the same for all its trace records
   const char* name;
 } orLaunchContext;
 
@@ -293,7 +292,7 @@ typedef struct orMemoryRange {
 // static object a closure type.
 typedef struct orClosureType {
   size_t size;
-  size_t alignment;  // at most 64
+  size_t alignment; // at most 64
   // Moves *source into *target and ends *source's life. NULL: bytes are copied.
   void (*move)(void* target, void* source);
   // Runs on the stream's worker. May run several times (replay), and returns
@@ -310,17 +309,17 @@ typedef struct orClosureType {
 // at most OR_INLINE_CLOSURE_SIZE large. On failure *closure stays the caller's,
 // untouched, except with an orErrorLaunch* code (OPENREG_LAUNCH_BLOCKING: it
 // ran; OPENREG_STICKY_ERRORS: it is destroyed). `move` is called with the
-// queue's lock held and must not call this API. `name` must live for ever (the operator's name; see orInternName).
-// Blocks only while the stream's queue is full.
+// queue's lock held and must not call this API. `name` must live for ever (the operator's name; see
+// orInternName). Blocks only while the stream's queue is full.
 #define OR_INLINE_CLOSURE_SIZE 2048
-OR_API orError_t orLaunch(
-    orStream_t stream, const char* name, const orClosureType* type,
-    void* closure);
+OR_API orError_t orLaunch(orStream_t stream,
+                          const char* name,
+                          const orClosureType* type,
+                          void* closure);
 
 // For a kernel that fails: records code (one of orErrorLaunch*) and message
 // for the running launch and returns the code, to be returned from invoke.
-OR_API orError_t orKernelFail(
-    const orLaunchContext* context, orError_t code, const char* message);
+OR_API orError_t orKernelFail(const orLaunchContext* context, orError_t code, const char* message);
 
 // A copy of `name` that lives for ever; equal names give equal pointers.
 OR_API const char* orInternName(const char* name);
@@ -338,30 +337,30 @@ typedef enum orTraceKind {
   orTraceEventWait = 1 << 5,
   orTraceAlloc = 1 << 6,
   orTraceFree = 1 << 7,
-  orTraceSync = 1 << 8,  // the host waits: for a stream, an event or the device
+  orTraceSync = 1 << 8, // the host waits: for a stream, an event or the device
   orTraceAll = (1 << 9) - 1,
 } orTraceKind;
 
 typedef enum orTracePhase {
-  orTraceEnqueue = 0,  // on the calling thread; the only phase of alloc and free
-  orTraceBegin = 1,    // on the worker; for sync on the waiting thread
+  orTraceEnqueue = 0, // on the calling thread; the only phase of alloc and free
+  orTraceBegin = 1,   // on the worker; for sync on the waiting thread
   orTraceEnd = 2,
 } orTracePhase;
 
 typedef struct orTraceRecord {
   orTraceKind kind;
   orTracePhase phase;
-  const char* name;  // launch name; "memcpyHtoD" and the like
+  const char* name; // launch name; "memcpyHtoD" and the like
   int device;
-  uint64_t stream;       // orStreamGetId; 0 where there is none
-  uint64_t correlation;  // 0 where there is none
+  uint64_t stream;      // orStreamGetId; 0 where there is none
+  uint64_t correlation; // 0 where there is none
   uint64_t time;
-  const void* pointer;   // alloc, free, memset: the memory; memcpy: destination
-  const void* source;    // memcpy
+  const void* pointer; // alloc, free, memset: the memory; memcpy: destination
+  const void* source;  // memcpy
   size_t size;
-  const orMemoryRange* ranges;  // kernel, enqueue phase only
+  const orMemoryRange* ranges; // kernel, enqueue phase only
   size_t range_count;
-  orError_t error;  // end phase
+  orError_t error; // end phase
 } orTraceRecord;
 
 typedef void (*orTraceCallback)(const orTraceRecord* record, void* user);
@@ -370,9 +369,10 @@ typedef void (*orTraceCallback)(const orTraceRecord* record, void* user);
 // where it happens; it must be quick, must not call this API, and its record is
 // valid during the call. Several subscribers are called in order of
 // subscription. After orTraceUnsubscribe has returned it is not called again.
-OR_API orError_t orTraceSubscribe(
-    uint64_t* subscription, unsigned kinds, orTraceCallback callback,
-    void* user);
+OR_API orError_t orTraceSubscribe(uint64_t* subscription,
+                                  unsigned kinds,
+                                  orTraceCallback callback,
+                                  void* user);
 OR_API orError_t orTraceUnsubscribe(uint64_t subscription);
 
 #ifdef __cplusplus

@@ -23,14 +23,12 @@ c10::DataPtr borrowed(void* data) {
 }
 
 at::Tensor new_alias(void* data, size_t nbytes, caffe2::TypeMeta dtype) {
-  auto storage = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(),
-      nbytes,
-      borrowed(data),
-      /*allocator=*/nullptr,
-      /*resizable=*/false);
-  return at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(std::move(storage)), kCpuKeys, dtype);
+  auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), nbytes,
+                                                       borrowed(data),
+                                                       /*allocator=*/nullptr,
+                                                       /*resizable=*/false);
+  return at::detail::make_tensor<c10::TensorImpl>(c10::Storage(std::move(storage)), kCpuKeys,
+                                                  dtype);
 }
 
 } // namespace
@@ -60,10 +58,10 @@ TensorArg::TensorArg(const at::Tensor& tensor, bool is_written) {
 }
 
 void TensorArg::capture_host(const at::Tensor& tensor) {
-  TORCH_CHECK(
-      tensor.is_cpu(),
-      "Expected all tensors to be on the same device, but found at least two devices, "
-      "openreg and ", tensor.device(), "!");
+  TORCH_CHECK(tensor.is_cpu(),
+              "Expected all tensors to be on the same device, but found at least two devices, "
+              "openreg and ",
+              tensor.device(), "!");
   const auto sizes = tensor.sizes();
   sizes_and_strides_.resize(sizes.size());
   sizes_and_strides_.set_sizes(sizes);
@@ -100,13 +98,9 @@ const at::Tensor& TensorArg::materialize() const {
       data = host_.get();
       break;
   }
-  const at::Tensor& alias = AliasPool::of_thread().make(
-      data,
-      nbytes_,
-      offset_,
-      dtype_,
-      sizes_and_strides_.sizes_arrayref(),
-      sizes_and_strides_.strides_arrayref());
+  const at::Tensor& alias = AliasPool::of_thread().make(data, nbytes_, offset_, dtype_,
+                                                        sizes_and_strides_.sizes_arrayref(),
+                                                        sizes_and_strides_.strides_arrayref());
   auto* impl = alias.unsafeGetTensorImpl();
   if (C10_UNLIKELY(wrapped_number_ || conj_ || neg_)) {
     if (wrapped_number_) {
@@ -140,13 +134,12 @@ AliasPool::Scope::~Scope() {
   }
 }
 
-const at::Tensor& AliasPool::make(
-    void* data,
-    size_t nbytes,
-    int64_t offset,
-    at::ScalarType dtype,
-    c10::IntArrayRef sizes,
-    c10::IntArrayRef strides) {
+const at::Tensor& AliasPool::make(void* data,
+                                  size_t nbytes,
+                                  int64_t offset,
+                                  at::ScalarType dtype,
+                                  c10::IntArrayRef sizes,
+                                  c10::IntArrayRef strides) {
   if (used_ == tensors_.size()) {
     tensors_.emplace_back();
   }
@@ -154,8 +147,8 @@ const at::Tensor& AliasPool::make(
   const auto type = c10::scalarTypeToTypeMeta(dtype);
   c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   const bool reusable = tensor.defined() && tensor.use_count() == 1 &&
-      tensor.storage().use_count() == 1 && impl->key_set() == kCpuKeys &&
-      !impl->is_wrapped_number() && impl->dtype() == type;
+                        tensor.storage().use_count() == 1 && impl->key_set() == kCpuKeys &&
+                        !impl->is_wrapped_number() && impl->dtype() == type;
   if (C10_LIKELY(reusable)) {
     auto* storage = tensor.storage().unsafeGetStorageImpl();
     storage->set_data_ptr_noswap(borrowed(data));
@@ -171,8 +164,7 @@ const at::Tensor& AliasPool::make(
 
 c10::Storage alias_storage(const c10::Storage& storage) {
   return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(),
-      storage.nbytes(),
+      c10::StorageImpl::use_byte_size_t(), storage.nbytes(),
       borrowed(backing_or_null(const_cast<void*>(storage.data()))),
       c10::GetAllocator(c10::DeviceType::CPU),
       /*resizable=*/true));
@@ -180,8 +172,8 @@ c10::Storage alias_storage(const c10::Storage& storage) {
 
 at::Tensor alias_tensor(const at::Tensor& tensor, c10::Storage aliased_storage) {
   const auto* impl = tensor.unsafeGetTensorImpl();
-  at::Tensor alias = at::detail::make_tensor<c10::TensorImpl>(
-      std::move(aliased_storage), kCpuKeys, tensor.dtype());
+  at::Tensor alias = at::detail::make_tensor<c10::TensorImpl>(std::move(aliased_storage), kCpuKeys,
+                                                              tensor.dtype());
   auto* alias_impl = alias.unsafeGetTensorImpl();
   alias_impl->set_storage_offset(impl->storage_offset());
   alias_impl->set_sizes_and_strides(tensor.sizes(), tensor.strides());

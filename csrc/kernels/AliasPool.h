@@ -45,7 +45,7 @@ class OPENREG_API TensorArg {
   bool conj_ = false;
   bool neg_ = false;
   bool wrapped_number_ = false;
-  alignas(16) char value_[16]; // Inline: the element
+  alignas(16) char value_[16];   // Inline: the element
   std::unique_ptr<char[]> host_; // Host: a contiguous copy
 };
 
@@ -59,13 +59,12 @@ class AliasPool {
 
   static AliasPool& of_thread();
 
-  const at::Tensor& make(
-      void* data,
-      size_t nbytes,
-      int64_t offset,
-      at::ScalarType dtype,
-      c10::IntArrayRef sizes,
-      c10::IntArrayRef strides);
+  const at::Tensor& make(void* data,
+                         size_t nbytes,
+                         int64_t offset,
+                         at::ScalarType dtype,
+                         c10::IntArrayRef sizes,
+                         c10::IntArrayRef strides);
 
  private:
   std::deque<at::Tensor> tensors_;
@@ -75,8 +74,6 @@ class AliasPool {
 // A CPU tensor of its own that aliases a device tensor's storage `storage`
 // (itself an alias, see alias_storage), for kernels run by the host thread.
 OPENREG_API c10::Storage alias_storage(const c10::Storage& storage);
-OPENREG_API at::Tensor alias_tensor(
-    const at::Tensor& tensor,
-    c10::Storage aliased_storage);
+OPENREG_API at::Tensor alias_tensor(const at::Tensor& tensor, c10::Storage aliased_storage);
 
 } // namespace at::openreg

@@ -97,8 +97,7 @@ class KernelAllocator final : public c10::Allocator {
       return host_->allocate(nbytes);
     }
     for (size_t i = 0; i < state.placement_count; ++i) {
-      if (state.placements[i].nbytes == nbytes &&
-          !(state.placements_used >> i & 1)) {
+      if (state.placements[i].nbytes == nbytes && !(state.placements_used >> i & 1)) {
         state.placements_used |= uint64_t{1} << i;
         void* backing = state.placements[i].backing;
         return {backing, backing, &free_nothing, c10::DeviceType::CPU};
@@ -169,10 +168,9 @@ class ActiveKernel {
 // Dispatcher state of device code: no mode of the caller, no autograd. Factories
 // find their kernel through BackendSelect.
 struct KernelDispatch {
-  c10::impl::ForceDispatchKeyGuard keys{
-      c10::DispatchKeySet(c10::DispatchKey::BackendSelect),
-      c10::autograd_dispatch_keyset_with_ADInplaceOrView |
-          c10::autocast_dispatch_keyset};
+  c10::impl::ForceDispatchKeyGuard keys{c10::DispatchKeySet(c10::DispatchKey::BackendSelect),
+                                        c10::autograd_dispatch_keyset_with_ADInplaceOrView |
+                                            c10::autocast_dispatch_keyset};
   c10::InferenceMode inference{true};
   at::DisableRecordFunctionGuard no_callbacks;
 };
@@ -184,8 +182,7 @@ void set_openmp_threads(int count) {
   using Function = void (*)(int);
   static const auto function = [] {
     void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD);
-    return reinterpret_cast<Function>(
-        torch ? dlsym(torch, "omp_set_num_threads") : nullptr);
+    return reinterpret_cast<Function>(torch ? dlsym(torch, "omp_set_num_threads") : nullptr);
   }();
   if (function != nullptr) {
     function(count);
@@ -216,10 +213,9 @@ bool is_main_thread() {
   return syscall(SYS_gettid) == getpid();
 }
 
-orError_t run_on_worker(
-    const orLaunchContext* context,
-    int intra_op_threads,
-    c10::function_ref<void()> kernel) noexcept {
+orError_t run_on_worker(const orLaunchContext* context,
+                        int intra_op_threads,
+                        c10::function_ref<void()> kernel) noexcept {
   // A worker runs nothing but kernels, so it enters their dispatcher state once.
   thread_local KernelDispatch dispatch;
   use_intra_op_threads(intra_op_threads);
@@ -249,10 +245,9 @@ orError_t run_on_worker(
   }
 }
 
-void run_on_host_thread(
-    c10::DeviceIndex device,
-    orStream_t stream,
-    c10::function_ref<void()> kernel) {
+void run_on_host_thread(c10::DeviceIndex device,
+                        orStream_t stream,
+                        c10::function_ref<void()> kernel) {
   intra_op_threads(); // sets this thread's number of them
   KernelDispatch dispatch;
   ActiveKernel active(device, stream);

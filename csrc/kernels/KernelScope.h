@@ -25,17 +25,14 @@ inline int intra_op_threads() {
 
 // Runs `kernel` on a stream's worker as a launch of `intra_op_threads` threads
 // (intra_op_threads() of the launching thread). Never throws.
-OPENREG_API orError_t run_on_worker(
-    const orLaunchContext* context,
-    int intra_op_threads,
-    c10::function_ref<void()> kernel) noexcept;
+OPENREG_API orError_t run_on_worker(const orLaunchContext* context,
+                                    int intra_op_threads,
+                                    c10::function_ref<void()> kernel) noexcept;
 
 // Runs `kernel` on the calling thread as device code. The stream must be idle
 // for this thread's purposes. Exceptions pass through.
-OPENREG_API void run_on_host_thread(
-    c10::DeviceIndex device,
-    orStream_t stream,
-    c10::function_ref<void()> kernel);
+OPENREG_API void
+run_on_host_thread(c10::DeviceIndex device, orStream_t stream, c10::function_ref<void()> kernel);
 
 // Where the outputs of a functional kernel shall lie: the kernel's allocations
 // of exactly these sizes are served from there, first come, first served.
@@ -53,7 +50,6 @@ class OutputPlacements {
 
 // The memory behind a CPU DataPtr if a kernel allocated it on the device and
 // `ptr` is its only owner, which then no longer owns it; else a null block.
-OPENREG_API c10::openreg::CachingAllocator::KernelMemory release_kernel_memory(
-    c10::DataPtr& ptr);
+OPENREG_API c10::openreg::CachingAllocator::KernelMemory release_kernel_memory(c10::DataPtr& ptr);
 
 } // namespace at::openreg

@@ -34,8 +34,8 @@ c10::CachingDeviceAllocator::DeviceStats AllocatorStats::device_stats() const {
   result.num_sync_all_streams = num_sync_all_streams;
   result.num_device_alloc = num_device_alloc;
   result.num_device_free = num_device_free;
-  result.max_split_size = static_cast<int64_t>(
-      c10::CachingAllocator::AcceleratorAllocatorConfig::max_split_size());
+  result.max_split_size =
+      static_cast<int64_t>(c10::CachingAllocator::AcceleratorAllocatorConfig::max_split_size());
   return result;
 }
 

@@ -66,15 +66,8 @@ struct PoolStats {
   template <typename Function>
   void for_each(Function function) {
     for (Counter* counter :
-         {&allocation,
-          &allocated_bytes,
-          &requested_bytes,
-          &active,
-          &active_bytes,
-          &inactive_split,
-          &inactive_split_bytes,
-          &segment,
-          &reserved_bytes}) {
+         {&allocation, &allocated_bytes, &requested_bytes, &active, &active_bytes, &inactive_split,
+          &inactive_split_bytes, &segment, &reserved_bytes}) {
       function(*counter);
     }
   }

@@ -28,10 +28,10 @@ using FreeBlocks = std::set<Block*, BlockOrder>;
 // long as the segment exists.
 struct Block {
   enum class State : uint8_t {
-    Live, // handed out
+    Live,    // handed out
     Pending, // freed, but another stream may still use it (record_stream)
-    Binned, // free, in a bin of its pool, not merged with its neighbours
-    Free, // free, in its pool's best-fit order
+    Binned,  // free, in a bin of its pool, not merged with its neighbours
+    Free,    // free, in its pool's best-fit order
   };
 
   char* address = nullptr;

@@ -70,15 +70,13 @@ static bool may_serve(size_t block_size, size_t size) {
   if (size < max_split) {
     return block_size < max_split;
   }
-  return block_size <
-      size + AcceleratorAllocatorConfig::max_non_split_rounding_size();
+  return block_size < size + AcceleratorAllocatorConfig::max_non_split_rounding_size();
 }
 
 Block* BlockPool::take_best_fit(size_t size, uint64_t completed) {
   ++clock_;
   auto position = free_.lower_bound(size);
-  for (int i = 0; position != free_.end() && i < kMaxFreeLookedAt;
-       ++i, ++position) {
+  for (int i = 0; position != free_.end() && i < kMaxFreeLookedAt; ++i, ++position) {
     Block* block = *position;
     if (!small_ && !may_serve(block->size, size)) {
       return nullptr;
@@ -107,9 +105,9 @@ void BlockPool::put(Block* block) {
 
 void BlockPool::cut(Block* block, size_t size) {
   const size_t rest = block->size - size;
-  const bool worth_it = small_
-      ? rest >= kGranularity
-      : rest > kMaxSmall && size < AcceleratorAllocatorConfig::max_split_size();
+  const bool worth_it =
+      small_ ? rest >= kGranularity
+             : rest > kMaxSmall && size < AcceleratorAllocatorConfig::max_split_size();
   if (!worth_it) {
     return;
   }
@@ -132,8 +130,7 @@ bool BlockPool::flush() {
   bool any = false;
   for (size_t word = 0; word < filled_.size(); ++word) {
     while (filled_[word] != 0) {
-      const size_t bin =
-          word * 64 + static_cast<size_t>(std::countr_zero(filled_[word]));
+      const size_t bin = word * 64 + static_cast<size_t>(std::countr_zero(filled_[word]));
       filled_[word] &= filled_[word] - 1;
       Block* block = bins_[bin];
       bins_[bin] = nullptr;
@@ -167,8 +164,7 @@ void BlockPool::merge_and_insert(Block* block) {
     remove(block->next);
     absorb_next(block);
   }
-  if (block->previous != nullptr &&
-      block->previous->state == Block::State::Free) {
+  if (block->previous != nullptr && block->previous->state == Block::State::Free) {
     Block* previous = block->previous;
     remove(previous);
     absorb_next(previous);

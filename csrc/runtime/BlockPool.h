@@ -27,16 +27,8 @@ class BlockPool {
   static constexpr size_t kMaxSmall = 1 << 20;
 
   BlockPool(
-      DeviceCache& cache,
-      orStream_t stream,
-      bool small,
-      AllocatorStats& stats,
-      BlockArena& arena)
-      : cache_(cache),
-        stream_(stream),
-        small_(small),
-        stats_(stats),
-        arena_(arena) {}
+      DeviceCache& cache, orStream_t stream, bool small, AllocatorStats& stats, BlockArena& arena)
+      : cache_(cache), stream_(stream), small_(small), stats_(stats), arena_(arena) {}
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 

@@ -52,27 +52,19 @@ orStream_t resolve(orStream_t stream, DeviceIndex device) {
 // Tells profilers and tracers about a block that a tensor gets or had. (What
 // kernels use for themselves they are not told: a worker has no profiler, and a
 // tracer would need the GIL.)
-void report(
-    const void* address,
-    int64_t size,
-    DeviceIndex device,
-    const DeviceCache::Usage& usage) {
-  c10::reportMemoryUsageToProfiler(
-      const_cast<void*>(address),
-      size,
-      usage.allocated,
-      usage.reserved,
-      Device(DeviceType::PrivateUse1, device));
+void report(const void* address,
+            int64_t size,
+            DeviceIndex device,
+            const DeviceCache::Usage& usage) {
+  c10::reportMemoryUsageToProfiler(const_cast<void*>(address), size, usage.allocated,
+                                   usage.reserved, Device(DeviceType::PrivateUse1, device));
 }
 
-void report_allocation(
-    const Block* block,
-    DeviceIndex device,
-    const DeviceCache::Usage& usage) {
+void report_allocation(const Block* block, DeviceIndex device, const DeviceCache::Usage& usage) {
   report(block->address, static_cast<int64_t>(block->size), device, usage);
   if (const auto* tracer = c10::impl::GPUTrace::get_trace()) {
-    (*tracer)->trace_gpu_memory_allocation(
-        DeviceType::PrivateUse1, reinterpret_cast<uintptr_t>(block->address));
+    (*tracer)->trace_gpu_memory_allocation(DeviceType::PrivateUse1,
+                                           reinterpret_cast<uintptr_t>(block->address));
   }
 }
 
@@ -88,19 +80,15 @@ void delete_block(void* context) {
   const auto size = static_cast<int64_t>(block->size);
   DeviceCache& cache = block->pool->cache();
   if (const auto* tracer = c10::impl::GPUTrace::get_trace()) {
-    (*tracer)->trace_gpu_memory_deallocation(
-        DeviceType::PrivateUse1, reinterpret_cast<uintptr_t>(address));
+    (*tracer)->trace_gpu_memory_deallocation(DeviceType::PrivateUse1,
+                                             reinterpret_cast<uintptr_t>(address));
   }
   const DeviceCache::Usage usage = cache.free(block, /*in_kernel=*/false);
   report(address, -size, cache.device(), usage);
 }
 
 DataPtr data_ptr(Block* block, DeviceIndex device) {
-  return {
-      block->address,
-      block,
-      &delete_block,
-      Device(DeviceType::PrivateUse1, device)};
+  return {block->address, block, &delete_block, Device(DeviceType::PrivateUse1, device)};
 }
 
 // What PyTorch sees: at::empty through c10::GetAllocator, torch.accelerator's
@@ -109,8 +97,7 @@ class OpenRegAllocator final : public c10::DeviceAllocator {
  public:
   DataPtr allocate(size_t nbytes) override {
     const DeviceIndex device = current_device();
-    return CachingAllocator::allocate(
-        nbytes, device, current_stream_handle(device), Order::Issue);
+    return CachingAllocator::allocate(nbytes, device, current_stream_handle(device), Order::Issue);
   }
 
   // None: a DataPtr's context is not its address, as raw_allocate needs it.
@@ -130,10 +117,9 @@ class OpenRegAllocator final : public c10::DeviceAllocator {
     orPointerAttributes attributes;
     OPENREG_CHECK(orPointerGetAttributes(&attributes, dest));
     const DeviceIndex device = attributes.type == orMemoryTypeDevice
-        ? static_cast<DeviceIndex>(attributes.device)
-        : current_device();
-    OPENREG_CHECK(orMemcpyAsync(
-        dest, src, count, orMemcpyDefault, current_stream_handle(device)));
+                                   ? static_cast<DeviceIndex>(attributes.device)
+                                   : current_device();
+    OPENREG_CHECK(orMemcpyAsync(dest, src, count, orMemcpyDefault, current_stream_handle(device)));
   }
 
   bool initialized() override {
@@ -153,8 +139,7 @@ class OpenRegAllocator final : public c10::DeviceAllocator {
     record_stream(ptr, OpenRegStream(stream));
   }
 
-  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(
-      DeviceIndex device) override {
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(DeviceIndex device) override {
     return cache(device).stats().device_stats();
   }
 
@@ -181,28 +166,19 @@ c10::DeviceAllocator* get() {
 
 REGISTER_ALLOCATOR(c10::DeviceType::PrivateUse1, get())
 
-DataPtr allocate(
-    size_t nbytes,
-    DeviceIndex device,
-    orStream_t stream,
-    Order order) {
+DataPtr allocate(size_t nbytes, DeviceIndex device, orStream_t stream, Order order) {
   if (nbytes == 0) {
     return {nullptr, Device(DeviceType::PrivateUse1, device)};
   }
   DeviceCache::Usage usage;
-  Block* block =
-      cache(device).allocate(nbytes, resolve(stream, device), order, usage);
+  Block* block = cache(device).allocate(nbytes, resolve(stream, device), order, usage);
   report_allocation(block, device, usage);
   return data_ptr(block, device);
 }
 
-KernelMemory allocate_in_kernel(
-    size_t nbytes,
-    DeviceIndex device,
-    orStream_t stream) {
+KernelMemory allocate_in_kernel(size_t nbytes, DeviceIndex device, orStream_t stream) {
   DeviceCache::Usage usage;
-  Block* block = cache(device).allocate(
-      nbytes, resolve(stream, device), Order::Execution, usage);
+  Block* block = cache(device).allocate(nbytes, resolve(stream, device), Order::Execution, usage);
   return {block, block->address};
 }
 
@@ -235,10 +211,8 @@ void record_stream(const DataPtr& ptr, OpenRegStream stream) {
 }
 
 void set_memory_fraction(double fraction, DeviceIndex device) {
-  TORCH_CHECK_VALUE(
-      0 <= fraction && fraction <= 1,
-      "the memory fraction must be from 0 to 1, got ",
-      fraction);
+  TORCH_CHECK_VALUE(0 <= fraction && fraction <= 1, "the memory fraction must be from 0 to 1, got ",
+                    fraction);
   cache(device).set_memory_fraction(fraction);
 }
 

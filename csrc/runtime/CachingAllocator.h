@@ -28,8 +28,7 @@ OPENREG_API c10::DeviceAllocator* get();
 // Memory for work on `stream`, at a device address, freed by the DataPtr.
 // Raises c10::OutOfMemoryError after freeing what is cached and one retry. A
 // size of 0 gives a null DataPtr on the device.
-OPENREG_API DataPtr
-allocate(size_t nbytes, DeviceIndex device, orStream_t stream, Order order);
+OPENREG_API DataPtr allocate(size_t nbytes, DeviceIndex device, orStream_t stream, Order order);
 
 // For memory that a kernel allocates while it runs: the opaque block and its
 // device address. The kernel frees it with free_in_kernel, or hands it over to
@@ -38,8 +37,7 @@ struct KernelMemory {
   void* block;
   void* address;
 };
-OPENREG_API KernelMemory
-allocate_in_kernel(size_t nbytes, DeviceIndex device, orStream_t stream);
+OPENREG_API KernelMemory allocate_in_kernel(size_t nbytes, DeviceIndex device, orStream_t stream);
 OPENREG_API void free_in_kernel(void* block) noexcept;
 OPENREG_API DataPtr to_data_ptr(KernelMemory memory, DeviceIndex device);
 

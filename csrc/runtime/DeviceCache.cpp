@@ -22,8 +22,7 @@ static size_t round_up(size_t size, size_t multiple) {
 static size_t round_size(size_t nbytes) {
   constexpr size_t granularity = BlockPool::kGranularity;
   if (nbytes > 2 * granularity) {
-    const size_t divisions =
-        AcceleratorAllocatorConfig::roundup_power2_divisions(nbytes);
+    const size_t divisions = AcceleratorAllocatorConfig::roundup_power2_divisions(nbytes);
     if (divisions > 1 && nbytes > granularity * divisions) {
       const size_t floor = c10::llvm::PowerOf2Floor(nbytes);
       const size_t step = std::max<size_t>(floor / divisions, granularity);
@@ -37,18 +36,16 @@ DeviceCache::DeviceCache(DeviceIndex device)
     : device_(device), capacity_(device_capacity(device)) {}
 
 DeviceCache::Usage DeviceCache::usage_locked() const {
-  return {
-      static_cast<size_t>(stats_.all.allocated_bytes.current()),
-      static_cast<size_t>(stats_.all.reserved_bytes.current())};
+  return {static_cast<size_t>(stats_.all.allocated_bytes.current()),
+          static_cast<size_t>(stats_.all.reserved_bytes.current())};
 }
 
 BlockPool& DeviceCache::pool(orStream_t stream, bool small) {
   if (C10_UNLIKELY(stream != last_stream_ || last_pools_ == nullptr)) {
     std::unique_ptr<StreamPools>& pools = pools_[stream];
     if (!pools) {
-      pools.reset(new StreamPools{
-          BlockPool(*this, stream, /*small=*/true, stats_, arena_),
-          BlockPool(*this, stream, /*small=*/false, stats_, arena_)});
+      pools.reset(new StreamPools{BlockPool(*this, stream, /*small=*/true, stats_, arena_),
+                                  BlockPool(*this, stream, /*small=*/false, stats_, arena_)});
     }
     last_stream_ = stream;
     last_pools_ = pools.get();
@@ -56,16 +53,10 @@ BlockPool& DeviceCache::pool(orStream_t stream, bool small) {
   return small ? last_pools_->small : last_pools_->large;
 }
 
-Block* DeviceCache::allocate(
-    size_t nbytes,
-    orStream_t stream,
-    Order order,
-    Usage& usage) {
+Block* DeviceCache::allocate(size_t nbytes, orStream_t stream, Order order, Usage& usage) {
   // Beyond any device, and rounding must not overflow.
-  TORCH_CHECK_WITH(
-      OutOfMemoryError,
-      nbytes < (size_t{1} << 60),
-      "openreg out of memory. Tried to allocate more than 1EB memory.");
+  TORCH_CHECK_WITH(OutOfMemoryError, nbytes < (size_t{1} << 60),
+                   "openreg out of memory. Tried to allocate more than 1EB memory.");
   const size_t size = round_size(nbytes);
   uint64_t completed = std::numeric_limits<uint64_t>::max();
   if (order == Order::Execution) {
@@ -111,8 +102,7 @@ DeviceCache::Usage DeviceCache::free(Block* block, bool in_kernel) {
     stats->allocated_bytes.decrease(static_cast<int64_t>(block->size));
     stats->requested_bytes.decrease(static_cast<int64_t>(block->requested));
   }
-  if (C10_UNLIKELY(
-          block->size >= AcceleratorAllocatorConfig::max_split_size())) {
+  if (C10_UNLIKELY(block->size >= AcceleratorAllocatorConfig::max_split_size())) {
     stats_.oversize_allocations.decrease(1);
   }
   const Usage usage = usage_locked();
@@ -127,10 +117,9 @@ DeviceCache::Usage DeviceCache::free(Block* block, bool in_kernel) {
       if (point.reached()) {
         continue;
       }
-      auto uses = std::find_if(
-          uses_.begin(), uses_.end(), [other](const StreamUses& candidate) {
-            return candidate.stream == other;
-          });
+      auto uses = std::find_if(uses_.begin(), uses_.end(), [other](const StreamUses& candidate) {
+        return candidate.stream == other;
+      });
       if (uses == uses_.end()) {
         uses = uses_.insert(uses_.end(), StreamUses{other, false, {}});
       }
@@ -231,17 +220,12 @@ void DeviceCache::wait_for_uses(Lock& lock) {
       }
     }
   }
-  std::erase_if(uses_, [](const StreamUses& uses) {
-    return uses.destroyed && uses.waiting.empty();
-  });
+  std::erase_if(uses_,
+                [](const StreamUses& uses) { return uses.destroyed && uses.waiting.empty(); });
 }
 
 Block* DeviceCache::allocate_slow(
-    Lock& lock,
-    BlockPool& pool,
-    size_t size,
-    Order order,
-    uint64_t completed) {
+    Lock& lock, BlockPool& pool, size_t size, Order order, uint64_t completed) {
   if (pool.flush()) {
     if (Block* block = pool.take(size, completed)) {
       return block;
@@ -298,14 +282,13 @@ void DeviceCache::raise_out_of_memory(Lock& lock, size_t nbytes) {
   const Usage usage = usage_locked();
   const size_t allowed = this->allowed();
   lock.unlock();
-  openreg::raise_out_of_memory(
-      {.device = device_,
-       .tried = nbytes,
-       .total = capacity_,
-       .free = device_memory_info(device_).first,
-       .allowed = allowed,
-       .allocated = usage.allocated,
-       .reserved = usage.reserved});
+  openreg::raise_out_of_memory({.device = device_,
+                                .tried = nbytes,
+                                .total = capacity_,
+                                .free = device_memory_info(device_).first,
+                                .allowed = allowed,
+                                .allocated = usage.allocated,
+                                .reserved = usage.reserved});
 }
 
 } // namespace c10::openreg

@@ -81,12 +81,7 @@ class DeviceCache {
     }
   }
 
-  Block* allocate_slow(
-      Lock& lock,
-      BlockPool& pool,
-      size_t size,
-      Order order,
-      uint64_t completed);
+  Block* allocate_slow(Lock& lock, BlockPool& pool, size_t size, Order order, uint64_t completed);
   [[noreturn]] void raise_out_of_memory(Lock& lock, size_t nbytes);
 
   Block* borrow(orStream_t stream, bool small, size_t size);

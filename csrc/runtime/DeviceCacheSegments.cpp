@@ -15,16 +15,15 @@ using c10::CachingAllocator::AcceleratorAllocatorConfig;
 
 static size_t smallest_segment_size(size_t size) {
   using namespace c10::CachingAllocator;
-  return size <= BlockPool::kMaxSmall
-      ? kSmallBuffer
-      : (size + kRoundLarge - 1) / kRoundLarge * kRoundLarge;
+  return size <= BlockPool::kMaxSmall ? kSmallBuffer
+                                      : (size + kRoundLarge - 1) / kRoundLarge * kRoundLarge;
 }
 
 static size_t segment_size(size_t size) {
   const size_t smallest = smallest_segment_size(size);
   return size > BlockPool::kMaxSmall && size < c10::CachingAllocator::kMinLargeAlloc
-      ? std::max(smallest, AcceleratorAllocatorConfig::large_segment_size())
-      : smallest;
+             ? std::max(smallest, AcceleratorAllocatorConfig::large_segment_size())
+             : smallest;
 }
 
 size_t DeviceCache::allowed() const {
@@ -36,23 +35,15 @@ Block* DeviceCache::allocate_segment(Lock& lock, BlockPool& pool, size_t size) {
 }
 
 // The last try: also without room for more blocks.
-Block* DeviceCache::allocate_smallest_segment(
-    Lock& lock,
-    BlockPool& pool,
-    size_t size) {
+Block* DeviceCache::allocate_smallest_segment(Lock& lock, BlockPool& pool, size_t size) {
   if (Block* block = allocate_segment(lock, pool, size)) {
     return block;
   }
   const size_t smallest = smallest_segment_size(size);
-  return smallest < segment_size(size) ? new_segment(lock, pool, smallest, size)
-                                       : nullptr;
+  return smallest < segment_size(size) ? new_segment(lock, pool, smallest, size) : nullptr;
 }
 
-Block* DeviceCache::new_segment(
-    Lock& lock,
-    BlockPool& pool,
-    size_t bytes,
-    size_t size) {
+Block* DeviceCache::new_segment(Lock& lock, BlockPool& pool, size_t bytes, size_t size) {
   if (usage_locked().reserved + reserving_ + bytes > allowed()) {
     return nullptr;
   }
@@ -137,12 +128,9 @@ void DeviceCache::release_unused(Lock& lock) {
     if (stream_progress(pool.stream(), progress)) {
       const size_t before = segments.size();
       find_segments(pool, segments);
-      segments.erase(
-          std::remove_if(
-              segments.begin() + before,
-              segments.end(),
-              [&](Block* b) { return b->count > progress.completed; }),
-          segments.end());
+      segments.erase(std::remove_if(segments.begin() + before, segments.end(),
+                                    [&](Block* b) { return b->count > progress.completed; }),
+                     segments.end());
     }
   });
   std::vector<void*> addresses;
@@ -157,13 +145,11 @@ void DeviceCache::release_unused(Lock& lock) {
 // garbage_collection_threshold: beyond that part of the allowed memory, the
 // segments that have been free for longest go before more is reserved.
 void DeviceCache::collect_garbage(Lock& lock) {
-  const double threshold =
-      AcceleratorAllocatorConfig::garbage_collection_threshold();
+  const double threshold = AcceleratorAllocatorConfig::garbage_collection_threshold();
   if (threshold <= 0) {
     return;
   }
-  const size_t limit =
-      static_cast<size_t>(threshold * static_cast<double>(allowed()));
+  const size_t limit = static_cast<size_t>(threshold * static_cast<double>(allowed()));
   const size_t reserved = usage_locked().reserved;
   if (reserved <= limit) {
     return;
@@ -172,12 +158,8 @@ void DeviceCache::collect_garbage(Lock& lock) {
   for (auto& [stream, pools] : pools_) {
     find_segments(pools->large, segments);
   }
-  const auto age = [](const Block* b) {
-    return b->pool->clock() - b->free_since;
-  };
-  std::sort(segments.begin(), segments.end(), [&](Block* a, Block* b) {
-    return age(a) > age(b);
-  });
+  const auto age = [](const Block* b) { return b->pool->clock() - b->free_since; };
+  std::sort(segments.begin(), segments.end(), [&](Block* a, Block* b) { return age(a) > age(b); });
   std::vector<void*> addresses;
   size_t released = 0;
   for (Block* segment : segments) {
@@ -232,8 +214,7 @@ void DeviceCache::reset_peak_stats() {
   stats_.reset_peak();
 }
 
-void DeviceCache::snapshot(
-    std::vector<c10::CachingDeviceAllocator::SegmentInfo>& into) {
+void DeviceCache::snapshot(std::vector<c10::CachingDeviceAllocator::SegmentInfo>& into) {
   const size_t begin = into.size();
   Lock lock(mutex_);
   for (const Block* segment : segments_) {
@@ -256,17 +237,15 @@ void DeviceCache::snapshot(
         info.allocated_size += b->size;
       }
       if (b->state == Block::State::Free) {
-        block.gc_counter =
-            static_cast<int32_t>(b->pool->clock() - b->free_since);
+        block.gc_counter = static_cast<int32_t>(b->pool->clock() - b->free_since);
       }
       info.total_size += b->size;
       info.blocks.push_back(std::move(block));
     }
     into.push_back(std::move(info));
   }
-  std::sort(into.begin() + begin, into.end(), [](const auto& a, const auto& b) {
-    return a.address < b.address;
-  });
+  std::sort(into.begin() + begin, into.end(),
+            [](const auto& a, const auto& b) { return a.address < b.address; });
 }
 
 } // namespace c10::openreg

@@ -60,9 +60,7 @@ void device_free(const std::vector<void*>& pointers) {
   OPENREG_CHECK(error);
 }
 
-void device_free_unused(
-    DeviceIndex device,
-    const std::vector<void*>& pointers) {
+void device_free_unused(DeviceIndex device, const std::vector<void*>& pointers) {
   orStream_t stream = release_stream(device);
   for (void* pointer : pointers) {
     OPENREG_CHECK(orFreeAsync(pointer, stream));

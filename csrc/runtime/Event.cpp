@@ -13,8 +13,7 @@ OpenRegEvent::~OpenRegEvent() {
 }
 
 OpenRegEvent::OpenRegEvent(OpenRegEvent&& other) noexcept
-    : event_(std::exchange(other.event_, nullptr)),
-      flags_(other.flags_),
+    : event_(std::exchange(other.event_, nullptr)), flags_(other.flags_),
       device_(std::exchange(other.device_, DeviceIndex{-1})) {}
 
 OpenRegEvent& OpenRegEvent::operator=(OpenRegEvent&& other) noexcept {
@@ -27,10 +26,8 @@ OpenRegEvent& OpenRegEvent::operator=(OpenRegEvent&& other) noexcept {
 void OpenRegEvent::record(const OpenRegStream& stream) {
   TORCH_CHECK(
       device_ == -1 || device_ == stream.device_index(),
-      "an event of openreg:",
-      static_cast<int>(device_),
-      " cannot be recorded on a stream of openreg:",
-      static_cast<int>(stream.device_index()));
+      "an event of openreg:", static_cast<int>(device_),
+      " cannot be recorded on a stream of openreg:", static_cast<int>(stream.device_index()));
   if (event_ == nullptr) {
     OPENREG_CHECK(orEventCreate(&event_, flags_));
   }
@@ -63,9 +60,8 @@ void OpenRegEvent::synchronize() const {
 }
 
 double OpenRegEvent::elapsed_time(const OpenRegEvent& end) const {
-  TORCH_CHECK(
-      event_ != nullptr && end.event_ != nullptr,
-      "Both events must be recorded before calculating elapsed time.");
+  TORCH_CHECK(event_ != nullptr && end.event_ != nullptr,
+              "Both events must be recorded before calculating elapsed time.");
   float milliseconds = 0;
   OPENREG_CHECK(orEventElapsedTime(&milliseconds, event_, end.event_));
   return milliseconds;

@@ -12,8 +12,7 @@ namespace c10::openreg {
 class OPENREG_API OpenRegEvent {
  public:
   // orEventDefault keeps time, orEventDisableTiming does not.
-  explicit OpenRegEvent(unsigned flags = orEventDisableTiming)
-      : flags_(flags) {}
+  explicit OpenRegEvent(unsigned flags = orEventDisableTiming) : flags_(flags) {}
   ~OpenRegEvent();
 
   OpenRegEvent(const OpenRegEvent&) = delete;

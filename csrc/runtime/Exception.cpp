@@ -7,16 +7,12 @@
 namespace c10::openreg {
 
 void throw_device_error(
-    orError_t error,
-    const char* /*call*/,
-    const char* function,
-    const char* file,
-    uint32_t line) {
+    orError_t error, const char* /*call*/, const char* function, const char* file, uint32_t line) {
   const SourceLocation location{function, file, line};
   // The message names the failed call and its argument. A query that found work
   // pending is no failure, and leaves no message.
-  std::string message = error == orErrorNotReady ? orGetErrorString(error)
-                                                 : orGetLastErrorMessage();
+  std::string message =
+      error == orErrorNotReady ? orGetErrorString(error) : orGetLastErrorMessage();
   if (message.empty()) {
     message = orGetErrorString(error);
   }
@@ -43,15 +39,11 @@ void throw_device_error(
       // RuntimeError.
       throw Error(location, message);
     case orErrorForked:
-      throw Error(
-          location,
-          "Cannot re-initialize openreg in forked subprocess. To use openreg "
-          "with multiprocessing, you must use the 'spawn' start method");
+      throw Error(location, "Cannot re-initialize openreg in forked subprocess. To use openreg "
+                            "with multiprocessing, you must use the 'spawn' start method");
     default:
-      throw AcceleratorError(
-          location,
-          static_cast<int32_t>(error),
-          message + " (" + orGetErrorName(error) + ")");
+      throw AcceleratorError(location, static_cast<int32_t>(error),
+                             message + " (" + orGetErrorName(error) + ")");
   }
 }
 

@@ -13,10 +13,9 @@ void watch_for_fork() {
 }
 
 void check_not_forked() {
-  TORCH_CHECK(
-      !in_forked_child(),
-      "Cannot re-initialize openreg in forked subprocess. To use openreg with "
-      "multiprocessing, you must use the 'spawn' start method");
+  TORCH_CHECK(!in_forked_child(),
+              "Cannot re-initialize openreg in forked subprocess. To use openreg with "
+              "multiprocessing, you must use the 'spawn' start method");
 }
 
 } // namespace c10::openreg

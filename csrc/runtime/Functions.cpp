@@ -52,31 +52,20 @@ void check_device(int64_t device) {
     int visible = 0;
     OPENREG_CHECK(orGetDeviceCount(&visible));
   }
-  std::string message = c10::str(
-      "openreg:", device, ": invalid device ordinal, ");
+  std::string message = c10::str("openreg:", device, ": invalid device ordinal, ");
   if (count == 0) {
     message += "no openreg device is visible";
   } else {
-    message += c10::str(
-        count,
-        count == 1 ? " device is" : " devices are",
-        " visible (openreg:0",
-        count == 1 ? "" : c10::str(" to openreg:", count - 1),
-        ")");
+    message += c10::str(count, count == 1 ? " device is" : " devices are", " visible (openreg:0",
+                        count == 1 ? "" : c10::str(" to openreg:", count - 1), ")");
   }
-  throw AcceleratorError(
-      {__func__, __FILE__, static_cast<uint32_t>(__LINE__)},
-      static_cast<int32_t>(orErrorInvalidDevice),
-      std::move(message));
+  throw AcceleratorError({__func__, __FILE__, static_cast<uint32_t>(__LINE__)},
+                         static_cast<int32_t>(orErrorInvalidDevice), std::move(message));
 }
 
 Device with_index(Device device) {
-  TORCH_CHECK(
-      device.type() == DeviceType::PrivateUse1,
-      "expected an openreg device, got ",
-      device);
-  return device.has_index() ? device
-                            : Device(DeviceType::PrivateUse1, current_device());
+  TORCH_CHECK(device.type() == DeviceType::PrivateUse1, "expected an openreg device, got ", device);
+  return device.has_index() ? device : Device(DeviceType::PrivateUse1, current_device());
 }
 
 void device_synchronize(DeviceIndex device) {

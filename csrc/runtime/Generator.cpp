@@ -15,9 +15,8 @@ at::Generator new_cpu_generator(uint64_t seed) {
 } // namespace
 
 OpenRegGeneratorImpl::OpenRegGeneratorImpl(c10::DeviceIndex device)
-    : c10::GeneratorImpl(
-          c10::Device(c10::DeviceType::PrivateUse1, device),
-          c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+    : c10::GeneratorImpl(c10::Device(c10::DeviceType::PrivateUse1, device),
+                         c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
       cpu_(new_cpu_generator(c10::detail::getNonDeterministicRandom())) {
   cpu_.set_current_seed(c10::default_rng_seed_val);
 }

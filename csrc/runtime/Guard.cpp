@@ -90,10 +90,8 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
     return get_default_stream(device.index()).unwrap();
   }
 
-  Stream getStreamFromGlobalPool(Device device, bool isHighPriority)
-      const override {
-    return get_stream_from_pool(isHighPriority ? -1 : 0, device.index())
-        .unwrap();
+  Stream getStreamFromGlobalPool(Device device, bool isHighPriority) const override {
+    return get_stream_from_pool(isHighPriority ? -1 : 0, device.index()).unwrap();
   }
 
   // torch.Stream("openreg") passes an index of -1: the current device.
@@ -124,8 +122,7 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
     return false;
   }
 
-  void recordDataPtrOnStream(const DataPtr& ptr, const Stream& stream)
-      const override {
+  void recordDataPtrOnStream(const DataPtr& ptr, const Stream& stream) const override {
     if (CachingAllocator::owns(ptr)) {
       CachingAllocator::record_stream(ptr, OpenRegStream(stream));
     }
@@ -133,17 +130,14 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
 
   // Events: the void* is an orEvent_t, created at the first record.
 
-  void record(
-      void** event,
-      const Stream& stream,
-      const DeviceIndex device_index,
-      const EventFlag flag) const override {
+  void record(void** event,
+              const Stream& stream,
+              const DeviceIndex device_index,
+              const EventFlag flag) const override {
     TORCH_CHECK(
         device_index == -1 || device_index == stream.device_index(),
-        "an event of openreg:",
-        static_cast<int>(device_index),
-        " cannot be recorded on a stream of openreg:",
-        static_cast<int>(stream.device_index()));
+        "an event of openreg:", static_cast<int>(device_index),
+        " cannot be recorded on a stream of openreg:", static_cast<int>(stream.device_index()));
     orStream_t const handle = OpenRegStream(stream).handle();
     auto* recorded = static_cast<orEvent_t>(*event);
     if (recorded == nullptr) {
@@ -152,8 +146,7 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
     }
     OPENREG_CHECK(orEventRecord(recorded, handle));
     if (const auto* tracer = trace()) {
-      tracer->trace_gpu_event_record(
-          kOpenReg, trace_id(recorded), trace_id(handle));
+      tracer->trace_gpu_event_record(kOpenReg, trace_id(recorded), trace_id(handle));
     }
   }
 
@@ -162,8 +155,7 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
       return; // never recorded: nothing to wait for
     }
     orStream_t const handle = OpenRegStream(stream).handle();
-    OPENREG_CHECK(
-        orStreamWaitEvent(handle, static_cast<orEvent_t>(event), 0));
+    OPENREG_CHECK(orStreamWaitEvent(handle, static_cast<orEvent_t>(event), 0));
     if (const auto* tracer = trace()) {
       tracer->trace_gpu_event_wait(kOpenReg, trace_id(event), trace_id(handle));
     }
@@ -191,23 +183,17 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
     OPENREG_CHECK(orEventSynchronize(static_cast<orEvent_t>(event)));
   }
 
-  double elapsedTime(
-      void* event1,
-      void* event2,
-      const DeviceIndex /*device_index*/) const override {
-    TORCH_CHECK(
-        event1 != nullptr && event2 != nullptr,
-        "Both events must be recorded before calculating elapsed time.");
+  double
+  elapsedTime(void* event1, void* event2, const DeviceIndex /*device_index*/) const override {
+    TORCH_CHECK(event1 != nullptr && event2 != nullptr,
+                "Both events must be recorded before calculating elapsed time.");
     float milliseconds = 0;
-    OPENREG_CHECK(orEventElapsedTime(
-        &milliseconds,
-        static_cast<orEvent_t>(event1),
-        static_cast<orEvent_t>(event2)));
+    OPENREG_CHECK(orEventElapsedTime(&milliseconds, static_cast<orEvent_t>(event1),
+                                     static_cast<orEvent_t>(event2)));
     return milliseconds;
   }
 
-  void destroyEvent(void* event, const DeviceIndex /*device_index*/)
-      const noexcept override {
+  void destroyEvent(void* event, const DeviceIndex /*device_index*/) const noexcept override {
     if (event == nullptr) {
       return;
     }

@@ -66,17 +66,12 @@ Allocator* OpenRegHooks::getPinnedMemoryAllocator() const {
 Device OpenRegHooks::getDeviceFromPtr(void* data) const {
   orPointerAttributes attributes{};
   OPENREG_CHECK(orPointerGetAttributes(&attributes, data));
-  TORCH_CHECK(
-      attributes.type == orMemoryTypeDevice,
-      "The specified pointer ",
-      data,
-      " is host memory, not memory of an openreg device.");
-  return Device(
-      at::kPrivateUse1, static_cast<DeviceIndex>(attributes.device));
+  TORCH_CHECK(attributes.type == orMemoryTypeDevice, "The specified pointer ", data,
+              " is host memory, not memory of an openreg device.");
+  return Device(at::kPrivateUse1, static_cast<DeviceIndex>(attributes.device));
 }
 
-const Generator& OpenRegHooks::getDefaultGenerator(
-    DeviceIndex device_index) const {
+const Generator& OpenRegHooks::getDefaultGenerator(DeviceIndex device_index) const {
   return default_generator(device_index);
 }
 
@@ -84,27 +79,19 @@ Generator OpenRegHooks::getNewGenerator(DeviceIndex device_index) const {
   return create_generator(device_index);
 }
 
-void OpenRegHooks::resizePrivateUse1Bytes(
-    const c10::Storage& storage,
-    size_t newsize) const {
+void OpenRegHooks::resizePrivateUse1Bytes(const c10::Storage& storage, size_t newsize) const {
   c10::StorageImpl* impl = storage.unsafeGetStorageImpl();
   TORCH_CHECK(impl->resizable(), "Trying to resize storage that is not resizable");
   const c10::Device target = device::with_index(impl->device());
   const c10::DeviceGuard guard(target);
-  const device::OpenRegStream stream =
-      device::get_current_stream(target.index());
+  const device::OpenRegStream stream = device::get_current_stream(target.index());
 
-  at::DataPtr memory = newsize == 0
-      ? at::DataPtr(nullptr, target)
-      : device::CachingAllocator::get()->allocate(newsize);
+  at::DataPtr memory = newsize == 0 ? at::DataPtr(nullptr, target)
+                                    : device::CachingAllocator::get()->allocate(newsize);
   const size_t kept = std::min(impl->nbytes(), newsize);
   if (kept > 0) {
-    OPENREG_CHECK(orMemcpyAsync(
-        memory.get(),
-        impl->data(),
-        kept,
-        orMemcpyDeviceToDevice,
-        stream.handle()));
+    OPENREG_CHECK(
+        orMemcpyAsync(memory.get(), impl->data(), kept, orMemcpyDeviceToDevice, stream.handle()));
     // The old memory may be another stream's, which could reuse it before the
     // copy has read it.
     if (device::CachingAllocator::owns(impl->data_ptr())) {

@@ -29,14 +29,12 @@ struct OPENREG_API OpenRegHooks final : public at::PrivateUse1HooksInterface {
   Allocator* getPinnedMemoryAllocator() const override;
   Device getDeviceFromPtr(void* data) const override;
 
-  const Generator& getDefaultGenerator(
-      DeviceIndex device_index = -1) const override;
+  const Generator& getDefaultGenerator(DeviceIndex device_index = -1) const override;
   Generator getNewGenerator(DeviceIndex device_index = -1) const override;
 
   // UntypedStorage.resize_: new memory on the storage's device, with the old
   // bytes copied on the current stream.
-  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t newsize)
-      const override;
+  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t newsize) const override;
 };
 
 } // namespace at::openreg

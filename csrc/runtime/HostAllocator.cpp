@@ -16,15 +16,14 @@ template <typename Function>
 int64_t timed(Function function) {
   const auto start = std::chrono::steady_clock::now();
   function();
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now() - start)
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() -
+                                                               start)
       .count();
 }
 
 // The caching is PyTorch's; this is what it needs from the device. See
 // Note [Stream points] for why no events are recorded.
-class CachingImpl final
-    : public at::CachingHostAllocatorImpl<c10::Stream, StreamPoint, Block> {
+class CachingImpl final : public at::CachingHostAllocatorImpl<c10::Stream, StreamPoint, Block> {
  public:
   std::pair<void*, void*> allocate(size_t size) override {
     c10::openreg::check_not_forked();
@@ -38,24 +37,19 @@ class CachingImpl final
  private:
   void allocate_host_memory(size_t size, void** ptr) override {
     c10::openreg::watch_for_fork();
-    const int64_t duration =
-        timed([&] { OPENREG_CHECK(orHostAlloc(ptr, size, 0)); });
+    const int64_t duration = timed([&] { OPENREG_CHECK(orHostAlloc(ptr, size, 0)); });
     std::lock_guard<std::mutex> guard(stats_.timing_mutex_);
     stats_.host_alloc_time.increase(duration);
   }
 
   void free_block(Block* block) override {
-    const int64_t duration =
-        timed([&] { OPENREG_CHECK(orFreeHost(block->ptr_)); });
+    const int64_t duration = timed([&] { OPENREG_CHECK(orFreeHost(block->ptr_)); });
     std::lock_guard<std::mutex> guard(stats_.timing_mutex_);
     stats_.host_free_time.increase(duration);
   }
 
-  void record_stream(
-      std::optional<std::vector<StreamPoint>>& points,
-      c10::Stream stream) override {
-    points->push_back(
-        StreamPoint::now(c10::openreg::OpenRegStream(stream).handle()));
+  void record_stream(std::optional<std::vector<StreamPoint>>& points, c10::Stream stream) override {
+    points->push_back(StreamPoint::now(c10::openreg::OpenRegStream(stream).handle()));
   }
 
   bool query_event(StreamPoint& point) override {
@@ -65,8 +59,7 @@ class CachingImpl final
     }
     // The stream has been destroyed, and what it had queued may still run. The
     // queue of points would stand still behind this one, so wait.
-    for (DeviceIndex device = 0; device < c10::openreg::device_count();
-         ++device) {
+    for (DeviceIndex device = 0; device < c10::openreg::device_count(); ++device) {
       c10::openreg::device_synchronize(device);
     }
     return true;
@@ -79,8 +72,7 @@ class CachingImpl final
 
 void delete_host_block(void* context);
 
-using HostAllocator =
-    at::CachingHostAllocatorInterface<CachingImpl, delete_host_block>;
+using HostAllocator = at::CachingHostAllocatorInterface<CachingImpl, delete_host_block>;
 
 // Never freed: pinned tensors may be freed after static destructors have run.
 HostAllocator& allocator() {
@@ -102,10 +94,7 @@ at::HostAllocator* get_host_allocator() {
   return &allocator();
 }
 
-bool record_event(
-    void* ptr,
-    void* context,
-    c10::openreg::OpenRegStream stream) {
+bool record_event(void* ptr, void* context, c10::openreg::OpenRegStream stream) {
   return allocator().record_event(ptr, context, stream.unwrap());
 }
 

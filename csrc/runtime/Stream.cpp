@@ -49,8 +49,7 @@ DeviceIndex resolve(DeviceIndex device) {
 }
 
 Stream make_stream(StreamId id, DeviceIndex device) {
-  return Stream(
-      Stream::UNSAFE, Device(DeviceType::PrivateUse1, device), id);
+  return Stream(Stream::UNSAFE, Device(DeviceType::PrivateUse1, device), id);
 }
 
 orStream_t default_stream_handle(DeviceIndex device) {
@@ -78,12 +77,11 @@ orStream_t create_pool_stream(StreamId id, DeviceIndex device) {
   const int priority = -static_cast<int>((id - 1) % kPriorities);
   orStream_t handle = nullptr;
   default_stream_handle(device); // see has_context
-  OPENREG_CHECK(
-      orStreamCreateWithPriority(&handle, orStreamNonBlocking, priority));
+  OPENREG_CHECK(orStreamCreateWithPriority(&handle, orStreamNonBlocking, priority));
   streams.pool[id].store(handle, std::memory_order_release);
   if (const auto* trace = impl::GPUTrace::get_trace(); C10_UNLIKELY(trace)) {
-    (*trace)->trace_gpu_stream_creation(
-        DeviceType::PrivateUse1, reinterpret_cast<uintptr_t>(handle));
+    (*trace)->trace_gpu_stream_creation(DeviceType::PrivateUse1,
+                                        reinterpret_cast<uintptr_t>(handle));
   }
   return handle;
 }
@@ -94,29 +92,21 @@ orStream_t stream_handle(StreamId id, DeviceIndex device) {
     return default_stream_handle(device);
   }
   if (id > 0 && id < kPoolEnd) {
-    orStream_t handle =
-        device_streams(device).pool[id].load(std::memory_order_acquire);
-    return C10_LIKELY(handle != nullptr) ? handle
-                                         : create_pool_stream(id, device);
+    orStream_t handle = device_streams(device).pool[id].load(std::memory_order_acquire);
+    return C10_LIKELY(handle != nullptr) ? handle : create_pool_stream(id, device);
   }
   // No page is mapped at the lowest addresses, so a small number is a mistake
   // and not an external stream.
-  TORCH_CHECK(
-      id < 0 || id >= 4096,
-      "openreg:",
-      static_cast<int>(device),
-      ": no stream has the id ",
-      id);
+  TORCH_CHECK(id < 0 || id >= 4096, "openreg:", static_cast<int>(device), ": no stream has the id ",
+              id);
   return reinterpret_cast<orStream_t>(id);
 }
 
 } // namespace
 
 OpenRegStream::OpenRegStream(c10::Stream stream) : stream_(stream) {
-  TORCH_CHECK(
-      stream.device_type() == DeviceType::PrivateUse1,
-      "expected a stream of an openreg device, got one of ",
-      stream.device());
+  TORCH_CHECK(stream.device_type() == DeviceType::PrivateUse1,
+              "expected a stream of an openreg device, got one of ", stream.device());
 }
 
 orStream_t OpenRegStream::handle() const {
@@ -141,8 +131,8 @@ bool OpenRegStream::query() const {
 void OpenRegStream::synchronize() const {
   orStream_t const stream = handle();
   if (const auto* trace = impl::GPUTrace::get_trace(); C10_UNLIKELY(trace)) {
-    (*trace)->trace_gpu_stream_synchronization(
-        DeviceType::PrivateUse1, reinterpret_cast<uintptr_t>(stream));
+    (*trace)->trace_gpu_stream_synchronization(DeviceType::PrivateUse1,
+                                               reinterpret_cast<uintptr_t>(stream));
   }
   OPENREG_CHECK(orStreamSynchronize(stream));
 }
@@ -167,9 +157,7 @@ OpenRegStream get_stream_from_pool(int priority, DeviceIndex device) {
   device = resolve(device);
   const int urgent = priority < 0 ? 1 : 0;
   const uint32_t slot =
-      device_streams(device).next[urgent].fetch_add(
-          1, std::memory_order_relaxed) %
-      kStreamsPerPool;
+      device_streams(device).next[urgent].fetch_add(1, std::memory_order_relaxed) % kStreamsPerPool;
   const StreamId id = 1 + kPriorities * static_cast<StreamId>(slot) + urgent;
   stream_handle(id, device); // creates it, so that errors surface here
   return OpenRegStream(make_stream(id, device));
@@ -182,19 +170,13 @@ OpenRegStream get_external_stream(orStream_t handle, DeviceIndex device) {
   }
   int owner = -1;
   OPENREG_CHECK(orStreamGetDevice(handle, &owner));
-  TORCH_CHECK_VALUE(
-      owner == device,
-      "the external stream belongs to openreg:",
-      owner,
-      ", not to openreg:",
-      static_cast<int>(device));
-  return OpenRegStream(
-      make_stream(reinterpret_cast<StreamId>(handle), device));
+  TORCH_CHECK_VALUE(owner == device, "the external stream belongs to openreg:", owner,
+                    ", not to openreg:", static_cast<int>(device));
+  return OpenRegStream(make_stream(reinterpret_cast<StreamId>(handle), device));
 }
 
 bool has_context(DeviceIndex device) {
-  return device_streams(device).default_stream.load(
-             std::memory_order_acquire) != nullptr;
+  return device_streams(device).default_stream.load(std::memory_order_acquire) != nullptr;
 }
 
 orStream_t current_stream_handle(DeviceIndex device) {

@@ -51,10 +51,8 @@ OPENREG_API void set_current_stream(OpenRegStream stream);
 
 // Round-robin over 32 streams a priority and device, created at first use.
 // Lower is more urgent: 0 or -1, others are clamped.
-OPENREG_API OpenRegStream
-get_stream_from_pool(int priority = 0, DeviceIndex device = -1);
-OPENREG_API OpenRegStream
-get_external_stream(orStream_t handle, DeviceIndex device);
+OPENREG_API OpenRegStream get_stream_from_pool(int priority = 0, DeviceIndex device = -1);
+OPENREG_API OpenRegStream get_external_stream(orStream_t handle, DeviceIndex device);
 
 // Whether the process has used the device: asked for a stream of it, as every
 // launch and allocation does.

@@ -24,9 +24,7 @@ struct StreamProgress {
 
 // False if the stream has been destroyed. Never throws, never waits.
 inline bool stream_progress(orStream_t stream, StreamProgress& progress) {
-  if (C10_LIKELY(
-          orStreamGetProgress(stream, &progress.issued, &progress.completed) ==
-          orSuccess)) {
+  if (C10_LIKELY(orStreamGetProgress(stream, &progress.issued, &progress.completed) == orSuccess)) {
     return true;
   }
   // Dealt with here; must not be found as somebody's last error.
@@ -38,9 +36,7 @@ inline bool stream_progress(orStream_t stream, StreamProgress& progress) {
 // complete if the stream has been destroyed: what was queued may still run.
 inline uint64_t issued_count(orStream_t stream) {
   StreamProgress progress;
-  return stream_progress(stream, progress)
-      ? progress.issued
-      : std::numeric_limits<uint64_t>::max();
+  return stream_progress(stream, progress) ? progress.issued : std::numeric_limits<uint64_t>::max();
 }
 
 struct StreamPoint {

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from torch_openreg import _C
 
 DEVICE = "openreg"
@@ -46,6 +47,18 @@ def test_equals_cpu(dtype, training, options):
     actual = attend(DEVICE, dtype, training=training, **options)
     for a, e in zip(actual, expected, strict=True):
         assert torch.equal(a, e)
+        assert a.stride() == e.stride()
+
+
+@pytest.mark.parametrize("layout", ["heads outer", "heads inner"])
+def test_result_has_the_layout_of_the_query(layout):
+    q = torch.randn(2, 4, 33, 8) if layout == "heads outer" else torch.randn(2, 33, 4, 8)
+    q = q if layout == "heads outer" else q.transpose(1, 2)
+    expected = F.scaled_dot_product_attention(q, q, q)
+    d = q.to(DEVICE)
+    actual = F.scaled_dot_product_attention(d, d, d)
+    assert actual.stride() == expected.stride() == q.stride()
+    assert torch.equal(actual.cpu(), expected)
 
 
 def test_runs_asynchronously_without_a_fallback():

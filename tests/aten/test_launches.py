@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from torch_openreg import _C
 
 DEVICE = "openreg"

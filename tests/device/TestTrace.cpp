@@ -42,8 +42,7 @@ TEST(TraceIsCompleteAndOrdered) {
   }));
   OK(orMemsetAsync(memory, 1, 100, a));
   OK(orMemcpyAsync(memory, host, 16, orMemcpyHostToDevice, a));
-  OK(orLaunchHostFunc(
-      a, [](void*) {}, nullptr));
+  OK(orLaunchHostFunc(a, [](void*) {}, nullptr));
   OK(orEventRecord(event, a));
   OK(orStreamWaitEvent(b, event, 0));
   FAILS(orStreamSynchronize(a), orErrorLaunchValue, "failing");

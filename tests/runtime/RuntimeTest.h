@@ -11,25 +11,22 @@
 #include "runtime/CachingAllocator.h"
 
 // Each case has a process of its own, and a device that is quickly full.
-#define ALLOCATOR_TEST(name) \
-  TEST_ENV(name, "OPENREG_DEVICE_MEMORY=256MiB OPENREG_DEVICE_COUNT=2")
+#define ALLOCATOR_TEST(name) TEST_ENV(name, "OPENREG_DEVICE_MEMORY=256MiB OPENREG_DEVICE_COUNT=2")
 
 // The statement raises the exception, and its message has the words.
-#define RAISES(statement, Exception, words)                            \
-  do {                                                                 \
-    std::string message_;                                              \
-    try {                                                              \
-      statement;                                                       \
-      test::failed(                                                    \
-          __FILE__, __LINE__, #statement " raises " #Exception, "");   \
-    } catch (const Exception& e) {                                     \
-      message_ = e.what_without_backtrace();                           \
-    }                                                                  \
-    if (message_.find(words) == std::string::npos) {                   \
-      test::failed(                                                    \
-          __FILE__, __LINE__, #statement " says as expected",          \
-          "expected \"" + std::string(words) + "\" in: " + message_);  \
-    }                                                                  \
+#define RAISES(statement, Exception, words)                                                        \
+  do {                                                                                             \
+    std::string message_;                                                                          \
+    try {                                                                                          \
+      statement;                                                                                   \
+      test::failed(__FILE__, __LINE__, #statement " raises " #Exception, "");                      \
+    } catch (const Exception& e) {                                                                 \
+      message_ = e.what_without_backtrace();                                                       \
+    }                                                                                              \
+    if (message_.find(words) == std::string::npos) {                                               \
+      test::failed(__FILE__, __LINE__, #statement " says as expected",                             \
+                   "expected \"" + std::string(words) + "\" in: " + message_);                     \
+    }                                                                                              \
   } while (0)
 
 namespace test {
@@ -48,10 +45,7 @@ inline c10::DeviceAllocator& allocator() {
   return *CachingAllocator::get();
 }
 
-inline DataPtr allocate(
-    size_t nbytes,
-    orStream_t stream,
-    Order order = Order::Issue) {
+inline DataPtr allocate(size_t nbytes, orStream_t stream, Order order = Order::Issue) {
   return CachingAllocator::allocate(nbytes, 0, stream, order);
 }
 
@@ -83,22 +77,19 @@ class Blocked {
 };
 
 // Kernels that fill device memory, and that count what is not as it was filled.
-inline void fill(
-    orStream_t stream, const DataPtr& ptr, size_t size, uint32_t value) {
+inline void fill(orStream_t stream, const DataPtr& ptr, size_t size, uint32_t value) {
   OK(launch(stream, "fill", [to = backing<uint32_t>(ptr.get()), size, value] {
     std::fill(to, to + size / 4, value);
   }));
 }
 
 inline bool is_filled(const uint32_t* words, size_t size, uint32_t value) {
-  return std::all_of(
-      words, words + size / 4, [=](uint32_t word) { return word == value; });
+  return std::all_of(words, words + size / 4, [=](uint32_t word) { return word == value; });
 }
 
 inline std::atomic<int> wrong{0};
 
-inline void verify(
-    orStream_t stream, const DataPtr& ptr, size_t size, uint32_t value) {
+inline void verify(orStream_t stream, const DataPtr& ptr, size_t size, uint32_t value) {
   OK(launch(stream, "verify", [from = backing<uint32_t>(ptr.get()), size, value] {
     wrong += !is_filled(from, size, value);
   }));

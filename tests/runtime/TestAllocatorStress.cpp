@@ -10,7 +10,6 @@
 
 using namespace test;
 
-
 namespace {
 
 std::atomic<int> without_memory{0};
@@ -85,10 +84,9 @@ void stress_thread(OpenRegStream stream, OpenRegStream other, uint32_t seed) {
     if (random() % 4 == 0) {
       const size_t size = random_size(random);
       const uint32_t value = random();
-      OK(launch(
-          stream.handle(), "temporary", [=](const orLaunchContext* context) {
-            use_temporary(context->stream, size, value);
-          }));
+      OK(launch(stream.handle(), "temporary", [=](const orLaunchContext* context) {
+        use_temporary(context->stream, size, value);
+      }));
     }
     if (random() % 256 == 0) {
       allocator().emptyCache();
@@ -165,4 +163,3 @@ ALLOCATOR_TEST(StressHandover) {
   EXPECT_EQ(wrong.load(), 0);
   check_consistency();
 }
-

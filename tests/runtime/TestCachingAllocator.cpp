@@ -18,8 +18,8 @@ namespace test {
 
 void check_consistency() {
   struct Sums {
-    int64_t allocation, allocated, active, active_bytes, split, split_bytes,
-        segments, reserved, requested;
+    int64_t allocation, allocated, active, active_bytes, split, split_bytes, segments, reserved,
+        requested;
   } sums[3] = {};
   for (const auto& segment : CachingAllocator::snapshot()) {
     if (segment.device != 0) {
@@ -55,9 +55,8 @@ void check_consistency() {
     EXPECT_EQ(current(now.reserved_bytes, type), sums[type].reserved);
   }
   for (const auto* stat :
-       {&now.allocation, &now.allocated_bytes, &now.requested_bytes,
-        &now.active, &now.active_bytes, &now.inactive_split,
-        &now.inactive_split_bytes, &now.segment, &now.reserved_bytes}) {
+       {&now.allocation, &now.allocated_bytes, &now.requested_bytes, &now.active, &now.active_bytes,
+        &now.inactive_split, &now.inactive_split_bytes, &now.segment, &now.reserved_bytes}) {
     for (const auto& s : *stat) {
       EXPECT(s.peak >= s.current && s.current >= 0);
     }
@@ -68,7 +67,6 @@ void check_consistency() {
 }
 
 } // namespace test
-
 
 ALLOCATOR_TEST(DataPtr) {
   DataPtr ptr = allocator().allocate(1000);
@@ -87,8 +85,7 @@ ALLOCATOR_TEST(DataPtr) {
   orSetDevice(1);
   EXPECT(allocator().allocate(1).device().index() == 1);
   orSetDevice(0);
-  RAISES(
-      CachingAllocator::allocate(1, 9, nullptr, Order::Issue), c10::Error, "9");
+  RAISES(CachingAllocator::allocate(1, 9, nullptr, Order::Issue), c10::Error, "9");
   // NULL is the default stream.
   const void* first = allocate(5 * KiB, nullptr).get();
   EXPECT(first == allocate(5 * KiB, current_stream_handle(0)).get());
@@ -208,8 +205,7 @@ ALLOCATOR_TEST(RecordStream) {
     const void* address = a.get();
     allocator().recordStream(a, other.unwrap());
     allocator().recordStream(a, other.unwrap());
-    allocator().recordStream(
-        a, c10::openreg::get_current_stream(0).unwrap());
+    allocator().recordStream(a, c10::openreg::get_current_stream(0).unwrap());
     a.clear();
     EXPECT_EQ(current(stats().allocation), 0);
     EXPECT_EQ(current(stats().active), 1);
@@ -228,8 +224,7 @@ ALLOCATOR_TEST(RecordStream) {
   check_consistency();
   // Somebody else's memory, and none at all, are not our business.
   char host;
-  allocator().recordStream(
-      DataPtr(&host, c10::DeviceType::CPU), other.unwrap());
+  allocator().recordStream(DataPtr(&host, c10::DeviceType::CPU), other.unwrap());
   allocator().recordStream(allocator().allocate(0), other.unwrap());
 }
 
@@ -272,11 +267,9 @@ ALLOCATOR_TEST(DestroyedStream) {
   DataPtr a = allocator().allocate(4 * MiB);
   DataPtr b = allocate(4 * MiB, external);
   {
-    OK(launch(external, "sleeps", [] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }));
-    CachingAllocator::record_stream(
-        a, c10::openreg::get_external_stream(external, 0));
+    OK(launch(external, "sleeps",
+              [] { std::this_thread::sleep_for(std::chrono::milliseconds(50)); }));
+    CachingAllocator::record_stream(a, c10::openreg::get_external_stream(external, 0));
     a.clear();
     OK(orStreamDestroy(external));
   }
@@ -373,4 +366,3 @@ ALLOCATOR_TEST(ForkedChild) {
   EXPECT(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
-

@@ -13,8 +13,7 @@ using at::openreg::is_pinned;
 namespace {
 
 bool record(const DataPtr& ptr, OpenRegStream stream) {
-  return at::openreg::record_event(
-      const_cast<void*>(ptr.get()), ptr.get_context(), stream);
+  return at::openreg::record_event(const_cast<void*>(ptr.get()), ptr.get_context(), stream);
 }
 
 } // namespace

@@ -14,15 +14,9 @@ ALLOCATOR_TEST(OutOfMemory) {
   const auto before = stats();
   DataPtr held = allocator().allocate(100 * MiB);
   for (const char* part :
-       {"openreg out of memory",
-        "Tried to allocate 200.00 MiB",
-        "Device 0",
-        "total capacity of 256.00 MiB",
-        "156.00 MiB is free",
-        "100.00 MiB is allocated by PyTorch",
-        "0 bytes is reserved",
-        "PYTORCH_ALLOC_CONF",
-        "OPENREG_DEVICE_MEMORY"}) {
+       {"openreg out of memory", "Tried to allocate 200.00 MiB", "Device 0",
+        "total capacity of 256.00 MiB", "156.00 MiB is free", "100.00 MiB is allocated by PyTorch",
+        "0 bytes is reserved", "PYTORCH_ALLOC_CONF", "OPENREG_DEVICE_MEMORY"}) {
     RAISES(allocator().allocate(200 * MiB), c10::OutOfMemoryError, part);
   }
   EXPECT_EQ(stats().num_ooms, before.num_ooms + 9);
@@ -60,9 +54,8 @@ ALLOCATOR_TEST(OutOfMemoryFlushes) {
   for (DataPtr& ptr : held) {
     CachingAllocator::record_stream(ptr, other);
   }
-  OK(launch(other.handle(), "sleeps", [] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }));
+  OK(launch(other.handle(), "sleeps",
+            [] { std::this_thread::sleep_for(std::chrono::milliseconds(50)); }));
   held.clear();
   const auto before = stats();
   DataPtr all = allocator().allocate(kCapacity);
@@ -87,8 +80,7 @@ ALLOCATOR_TEST(OutOfMemoryInKernel) {
   std::atomic<int> result{0};
   const auto kernel = [&](const orLaunchContext* context) {
     try {
-      auto memory =
-          CachingAllocator::allocate_in_kernel(200 * MiB, 0, context->stream);
+      auto memory = CachingAllocator::allocate_in_kernel(200 * MiB, 0, context->stream);
       std::memset(orBacking(memory.address), 1, 200 * MiB);
       try {
         CachingAllocator::allocate_in_kernel(100 * MiB, 0, context->stream);
@@ -127,10 +119,7 @@ ALLOCATOR_TEST(Borrowing) {
   {
     Blocked blocked(owner.handle());
     freed.clear();
-    RAISES(
-        CachingAllocator::allocate_in_kernel(9 * MiB, 0, stream),
-        c10::OutOfMemoryError,
-        "");
+    RAISES(CachingAllocator::allocate_in_kernel(9 * MiB, 0, stream), c10::OutOfMemoryError, "");
   }
   auto memory = CachingAllocator::allocate_in_kernel(9 * MiB, 0, stream);
   EXPECT(is_freed(memory.address));
@@ -168,8 +157,7 @@ ALLOCATOR_TEST(KernelsAllocateWhileHostWaits) {
     DataPtr cached = allocator().allocate(120 * MiB);
     const auto kernel = [](const orLaunchContext* context) {
       for (int j = 0; j < 20; ++j) {
-        auto memory = CachingAllocator::allocate_in_kernel(
-            (j + 1) * 4 * KiB, 0, context->stream);
+        auto memory = CachingAllocator::allocate_in_kernel((j + 1) * 4 * KiB, 0, context->stream);
         std::this_thread::sleep_for(std::chrono::microseconds(200));
         CachingAllocator::free_in_kernel(memory.block);
       }
@@ -185,13 +173,9 @@ ALLOCATOR_TEST(KernelsAllocateWhileHostWaits) {
 ALLOCATOR_TEST(MemoryFraction) {
   CachingAllocator::set_memory_fraction(0.5, 0);
   EXPECT(CachingAllocator::get_memory_fraction(0) == 0.5);
-  RAISES(
-      allocator().allocate(129 * MiB),
-      c10::OutOfMemoryError,
-      "128.00 MiB allowed");
+  RAISES(allocator().allocate(129 * MiB), c10::OutOfMemoryError, "128.00 MiB allowed");
   EXPECT(allocator().allocate(128 * MiB));
   CachingAllocator::set_memory_fraction(1, 0);
   EXPECT(allocator().allocate(129 * MiB));
-  RAISES(
-      CachingAllocator::set_memory_fraction(1.5, 0), c10::ValueError, "fraction");
+  RAISES(CachingAllocator::set_memory_fraction(1.5, 0), c10::ValueError, "fraction");
 }
