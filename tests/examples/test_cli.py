@@ -176,9 +176,15 @@ def endless(tmp_path_factory):
     return save_tiny(directory, max_position_embeddings=200_000, eos_token_id=None)
 
 
+def heed_ctrl_c() -> None:
+    """Undo an inherited SIG_IGN: what a shell runs in the background ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*args, **kwargs) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*map(str, args)], **{**pipes, **kwargs})
+    command = [*map(str, args)]
+    return subprocess.Popen(command, preexec_fn=heed_ctrl_c, **{**pipes, **kwargs})
 
 
 def endless_args(model, device="cpu") -> list:
