@@ -37,29 +37,6 @@ def pinned_issue() -> Result:
     return compare("pinned 256 MiB, non_blocking issue / 5 us", lambda: 5e-6, issue, target=1.0)
 
 
-def run():
-        for _ in range(count):
-            torch.empty(nbytes, dtype=torch.uint8, device=device)
-
-    return run
-
-
-def pinned_issue() -> Result:
-    """Issue time of a non_blocking copy of 256 MiB of pinned memory, against 5 µs."""
-    host = torch.empty(256 * 2**20, dtype=torch.uint8).pin_memory()
-    target = torch.empty(256 * 2**20, dtype=torch.uint8, device=DEVICE)
-
-    def issue():
-        torch.accelerator.synchronize()
-        begin = time.perf_counter()
-        target.copy_(host, non_blocking=True)
-        elapsed = time.perf_counter() - begin
-        torch.accelerator.synchronize()
-        return elapsed
-
-    return compare("pinned 256 MiB, non_blocking issue / 5 us", lambda: 5e-6, issue, target=1.0)
-
-
 def run() -> list[Result]:
     # Small tensors against a small one on the CPU: its 64 MiB rate pays for page faults.
     cpu_small = allocations("cpu", 1024)

@@ -184,7 +184,19 @@ def heed_ctrl_c() -> None:
 def start(*args, **kwargs) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [*map(str, args)]
-    return subprocess.Popen(command, preexec_fn=heed_ctrl_c, **{**pipes, **kwargs})
+    started.append(subprocess.Popen(command, preexec_fn=heed_ctrl_c, **{**pipes, **kwargs}))
+    return started[-1]
+
+
+started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def leave_no_process():
+    """What a failed test started does not go on for ever."""
+    yield
+    while started:
+        started.pop().kill()
 
 
 def endless_args(model, device="cpu") -> list:
