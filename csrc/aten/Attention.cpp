@@ -36,17 +36,6 @@ int64_t choose_kernel(const at::Tensor& query,
              : choice;
 }
 
-int64_t fused_sdp_choice(const at::Tensor& query,
-                         const at::Tensor& key,
-                         const at::Tensor& value,
-                         const std::optional<at::Tensor>& attn_mask,
-                         double dropout_p,
-                         bool is_causal,
-                         std::optional<double> scale,
-                         bool enable_gqa) {
-  return choose_kernel(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa);
-}
-
 // A tensor of size [batch, heads, length, width] with the heads behind the length
 // in memory, as the kernel lays out its gradients.
 at::Tensor
@@ -125,7 +114,7 @@ fused_attention_backward(const at::Tensor& grad_out,
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-  m.impl("_fused_sdp_choice", TORCH_FN(fused_sdp_choice));
+  m.impl("_fused_sdp_choice", TORCH_FN(choose_kernel));
   m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(fused_attention));
   m.impl("_scaled_dot_product_fused_attention_overrideable_backward",
          TORCH_FN(fused_attention_backward));

@@ -29,9 +29,6 @@ from torchgen.model import (
 )
 from torchgen.utils import concatMap
 
-# Structured operators that are registered by hand or must look at data.
-NOT_GENERATED: set[str] = set()
-
 # Beginnings of structured operators that refuse an output that is one of their inputs.
 REFUSE_OVERLAP = ("cat", "gather", "scatter", "index")
 
@@ -342,7 +339,7 @@ def generate(listed: dict) -> list[Registration]:
     parsed = parse_native_yaml(str(root / "native_functions.yaml"), str(root / "tags.yaml"))
     cpu = parsed.backend_indices[DispatchKey.CPU]
     functions = {str(f.func.name): f for f in parsed.native_functions}
-    by_hand = NOT_GENERATED | set(listed.get("by_hand", []))
+    by_hand = set(listed["by_hand"])
     checks = listed.get("structured") or {}
 
     groups = [
