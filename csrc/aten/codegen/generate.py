@@ -339,7 +339,6 @@ def generate(listed: dict) -> list[Registration]:
     parsed = parse_native_yaml(str(root / "native_functions.yaml"), str(root / "tags.yaml"))
     cpu = parsed.backend_indices[DispatchKey.CPU]
     functions = {str(f.func.name): f for f in parsed.native_functions}
-    by_hand = set(listed["by_hand"])
     checks = listed.get("structured") or {}
 
     groups = [
@@ -350,7 +349,7 @@ def generate(listed: dict) -> list[Registration]:
     registrations = []
     for g in groups:
         for f in g.functions():
-            if f.func.kind() is SchemaKind.mutable or str(f.func.name) in by_hand:
+            if f.func.kind() is SchemaKind.mutable:
                 continue
             if f.structured or f.structured_delegate is not None:
                 with native_function_manager(f):
@@ -372,8 +371,8 @@ def generate(listed: dict) -> list[Registration]:
         with native_function_manager(functions[name]):
             registrations.append(listed_inplace(functions[name], entry or {}))
     composite = parsed.backend_indices[DispatchKey.CompositeExplicitAutograd]
-    for name, f in functions.items():
-        if is_foreach(f) and composite.has_kernel(f) and name not in by_hand:
+    for f in functions.values():
+        if is_foreach(f) and composite.has_kernel(f):
             with native_function_manager(f):
                 registrations.append(foreach_operator(f, composite.get_kernel(f).kernel))
     return registrations
