@@ -51,20 +51,16 @@ def run() -> list[Result]:
     works["all of them"] = (mixed(cpu), mixed(device))
     results = []
     for name, (reference, candidate) in works.items():
-        results.append(
-            compare(
-                f"1000 × {name}, issued",
-                lambda work=reference: seconds(work),
-                lambda work=candidate: until_issued(work),
-                target=1.0,
+        for state, measure, target in (
+            ("issued", until_issued, 1.0),
+            ("complete", until_complete, 1.2),
+        ):
+            results.append(
+                compare(
+                    f"1000 × {name}, {state}",
+                    lambda work=reference: seconds(work),
+                    lambda work=candidate, measure=measure: measure(work),
+                    target,
+                )
             )
-        )
-        results.append(
-            compare(
-                f"1000 × {name}, complete",
-                lambda work=reference: seconds(work),
-                lambda work=candidate: until_complete(work),
-                target=1.2,
-            )
-        )
     return results

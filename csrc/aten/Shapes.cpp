@@ -69,25 +69,22 @@ Spec elementwise(std::initializer_list<at::Tensor> inputs, std::optional<at::Sca
   for (const auto& input : inputs) {
     sizes = at::infer_size_dimvector(sizes, input.sizes());
   }
-  // TensorIterator gives the output the memory order of the inputs.
-  const auto meta = [&] {
-    at::TensorIteratorConfig order;
-    order.check_all_same_dtype(false)
-        .check_all_same_device(false)
-        .set_check_mem_overlap(false)
-        .declare_static_dtype_and_device(result_dtype(), at::kMeta)
-        .add_owned_output(at::Tensor());
-    for (const auto& input : inputs) {
-      order.add_const_input(input);
-    }
-    return order.build().output();
-  };
   const bool all_contiguous = std::all_of(inputs.begin(), inputs.end(),
                                           [](const at::Tensor& t) { return t.is_contiguous(); });
   if (all_contiguous) {
     return contiguous(sizes, result_dtype());
   }
-  const at::Tensor output = meta();
+  // TensorIterator gives the output the memory order of the inputs.
+  at::TensorIteratorConfig order;
+  order.check_all_same_dtype(false)
+      .check_all_same_device(false)
+      .set_check_mem_overlap(false)
+      .declare_static_dtype_and_device(result_dtype(), at::kMeta)
+      .add_owned_output(at::Tensor());
+  for (const auto& input : inputs) {
+    order.add_const_input(input);
+  }
+  const at::Tensor output = order.build().output();
   return {c10::DimVector(output.sizes()), c10::DimVector(output.strides()), result_dtype()};
 }
 
