@@ -27,6 +27,34 @@ Config& mutableConfig() {
 // in exit().
 thread_local bool exitingThread = false;
 
+// A kernel may hold a lock, or be in the first use of a static, of a library
+// that the child wants to use too, where its thread does not exist: so no kernel
+// runs during a fork(). One that runs longer than a second is not waited for.
+constexpr uint64_t kForkTimeout = 1000000000;
+
+std::mutex& forkMutex() {
+  static std::mutex* mutex = new std::mutex();
+  return *mutex;
+}
+
+void beforeFork() {
+  if (hasFlag(kForked)) {
+    return;
+  }
+  forkMutex().lock();
+  runtimeFlags.fetch_or(kForking);
+  waitForParkedWorkers(kForkTimeout);
+}
+
+void afterForkInParent() {
+  if (hasFlag(kForked)) {
+    return;
+  }
+  runtimeFlags.fetch_and(~uint32_t(kForking));
+  resumeWorkers();
+  forkMutex().unlock();
+}
+
 void afterForkInChild() {
   runtimeFlags.fetch_or(kForked);
 }
@@ -40,7 +68,7 @@ void atExit() {
   }
   exitingThread = true;
   runtimeFlags.fetch_or(kExiting);
-  parkWorkers(1000000000);
+  waitForParkedWorkers(1000000000);
 }
 
 } // namespace
@@ -71,7 +99,7 @@ orError_t initialize() {
   OR_TRY(reserveWindows(count));
   createDevices();
   installFaultHandler();
-  pthread_atfork(nullptr, nullptr, afterForkInChild);
+  pthread_atfork(beforeFork, afterForkInParent, afterForkInChild);
   atexit(atExit);
   uint32_t flags = 0;
   if (config().launch_blocking) {

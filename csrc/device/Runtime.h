@@ -21,6 +21,7 @@ enum RuntimeFlag : uint32_t {
   kStickyError = 1u << 19, // a device holds an error that stays until reset
   kLaunchBlocking = 1u << 20,
   kMemoryCheck = 1u << 21,
+  kForking = 1u << 22, // fork() runs: workers start nothing until it is done
 };
 extern std::atomic<uint32_t> runtimeFlags;
 

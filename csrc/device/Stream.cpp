@@ -189,7 +189,14 @@ void Stream::waitFor(uint64_t number) {
     if (hasFlag(kExiting) && (isExitingThread() || ofThisThread())) {
       return;
     }
+    Stream* waiting = ofThisThread();
+    if (waiting) {
+      waiting->parked_.store(true, std::memory_order_relaxed);
+    }
     futexWait(&wake_count_, count);
+    if (waiting) {
+      waiting->parked_.store(false, std::memory_order_relaxed);
+    }
   }
 }
 

@@ -102,7 +102,7 @@ class Stream : public Pooled {
   int priority = 0;
 
  private:
-  friend void parkWorkers(uint64_t timeout);
+  friend void waitForParkedWorkers(uint64_t timeout);
 
   orError_t startWorker(const char* caller);
   void work(); // the worker's loop
@@ -166,8 +166,11 @@ void freeHeapClosure(const orClosureType* type, void* closure);
 // an orErrorLaunch*.
 orError_t submitTraced(Stream* stream, const Work& work, void* closure, uint64_t* number = nullptr);
 
-// At exit: lets no worker start another piece of work, and waits until the
-// running ones have ended, at most `timeout` nanoseconds.
-void parkWorkers(uint64_t timeout);
+// With kExiting or kForking set, no worker starts another piece of work. Waits
+// until the running ones have ended, or themselves wait for another stream, at
+// most `timeout` nanoseconds.
+void waitForParkedWorkers(uint64_t timeout);
+// To be called after kForking was cleared.
+void resumeWorkers();
 
 } // namespace openreg

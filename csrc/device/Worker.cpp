@@ -18,6 +18,9 @@ namespace {
 
 thread_local Stream* streamOfThread = nullptr;
 
+// Futex; grows when parked workers may go on.
+std::atomic<uint32_t> resume_count{0};
+
 constexpr int kHighPriorityNice = -5;
 constexpr size_t kStackSize = size_t(8) << 20;
 
@@ -96,7 +99,7 @@ void Stream::work() {
       Record* record = queue_.at(head);
       uint32_t bytes = record->bytes;
       if (record->kind != Record::kPadding) {
-        if (hasFlag(kExiting)) {
+        if (hasFlag(kExiting | kForking)) {
           park();
         }
         execute(record, ++number);
@@ -199,27 +202,34 @@ void Stream::fail(Record* record, orError_t error) {
   device->recordError(isLaunchError(error) ? error : orErrorLaunchFailure, message);
 }
 
-// Exit is under way: this thread ends with the process.
+// Until the fork is over; if exit is under way, this thread ends with the process.
 void Stream::park() {
   parked_.store(true);
-  for (;;) {
-    pause();
-  }
-}
-
-void parkWorkers(uint64_t timeout) {
-  std::vector<Stream*> streams;
-  for (int i = 0; i < deviceCount(); ++i) {
-    for (Stream* stream : deviceAt(i).referenceStreams()) {
-      stream->wakeWaiters(); // workers that wait for an event go to park
-      streams.push_back(stream);
+  while (hasFlag(kExiting | kForking)) {
+    uint32_t count = resume_count.load(std::memory_order_acquire);
+    if (hasFlag(kExiting | kForking)) {
+      futexWait(&resume_count, count);
     }
   }
+  parked_.store(false);
+}
+
+void resumeWorkers() {
+  resume_count.fetch_add(1, std::memory_order_release);
+  futexWake(&resume_count, INT32_MAX);
+}
+
+void waitForParkedWorkers(uint64_t timeout) {
   uint64_t end = nowNanoseconds() + timeout;
-  for (Stream* stream : streams) {
-    while (!stream->isIdle() && !stream->parked_.load() && nowNanoseconds() < end) {
-      timespec time = {0, 100000};
-      nanosleep(&time, nullptr);
+  for (int i = 0; i < deviceCount(); ++i) {
+    for (Stream* stream : deviceAt(i).referenceStreams()) {
+      stream->wakeWaiters(); // at exit, workers that wait for an event go to park
+      while (Stream::ofThisThread() != stream && !stream->isIdle() && !stream->parked_.load() &&
+             nowNanoseconds() < end) {
+        timespec time = {0, 20000};
+        nanosleep(&time, nullptr);
+      }
+      streamPool.release(stream);
     }
   }
 }

@@ -49,6 +49,43 @@ TEST(ForkedChildIsRefused) {
   OK(orStreamSynchronize(nullptr));
 }
 
+TEST(NoKernelHoldsALockDuringAFork) {
+  static std::mutex& mutex = *new std::mutex();
+  orStream_t other;
+  OK(orStreamCreate(&other));
+  for (int round = 0; round < 50; ++round) {
+    for (int i = 0; i < 40; ++i) {
+      OK(launch(i % 2 ? other : nullptr, "locks", [] {
+        std::lock_guard<std::mutex> guard(mutex);
+        usleep(100);
+      }));
+    }
+    EXPECT_EQ(inFork([] {
+                alarm(10); // instead of a hang
+                std::lock_guard<std::mutex> guard(mutex);
+              }),
+              0);
+  }
+  OK(orDeviceSynchronize());
+}
+
+TEST(ForkDoesNotWaitForAWorkerThatWaits) {
+  static Gate& gate = *new Gate();
+  orStream_t stream, waiting;
+  orEvent_t event;
+  OK(orStreamCreate(&stream));
+  OK(orStreamCreate(&waiting));
+  OK(orEventCreate(&event, 0));
+  OK(launch(stream, "blocks", [] { gate.wait(); }));
+  gate.waitForArrivals(1);
+  OK(orEventRecord(event, stream));
+  OK(orStreamWaitEvent(waiting, event, 0));
+  // The blocking kernel is given up after a while; the child starts anyway.
+  EXPECT_EQ(inFork([] {}), 0);
+  gate.open();
+  OK(orDeviceSynchronize());
+}
+
 TEST(ForkBeforeInitialisationIsFine) {
   int count;
   OK(orGetDeviceCount(&count));
