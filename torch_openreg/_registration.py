@@ -33,6 +33,8 @@ def register() -> None:
     for submodule in module._submodules():
         sys.modules[f"torch.{NAME}.{submodule.__name__.rpartition('.')[2]}"] = submodule
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    module.comm.register()
+    module.dlpack.register()
     _registered = True
 
 
