@@ -1,6 +1,7 @@
 #include <cstring>
 #include <memory>
 
+#include "Capture.h"
 #include "Memory.h"
 #include "PinnedMemory.h"
 #include "Stream.h"
@@ -177,6 +178,7 @@ const orClosureType fillType = {sizeof(Fill),
 // queued there is done.
 template <typename Function>
 orError_t runInOrder(const char* caller, Stream* stream, const Work& work, Function function) {
+  OR_TRY(checkWait(caller, stream));
   OR_TRY(stream->device->checkSticky());
   orTraceRecord record{};
   auto emit = [&](orTracePhase phase) {
@@ -283,6 +285,7 @@ copy(const Request& request, Stream* stream, bool asynchronous, const int* peers
     return submitTraced(stream, work, &transfer);
   }
   if (asynchronous && dst_ready && src.extent <= kMaxStaged) {
+    OR_TRY(checkCaptureOf(caller, stream));
     return submitStaged(stream, &work, transfer, src.extent);
   }
   return runInOrder(caller, stream, work, [&] { transfer.run(transfer.src); });

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "Capture.h"
 #include "Config.h"
 #include "Event.h"
 #include "Stream.h"
@@ -234,6 +235,7 @@ orError_t orDeviceSynchronize(void) {
   OR_TRY(ensureReady());
   Device* device;
   OR_TRY(currentDevice(&device));
+  OR_TRY(checkWait("orDeviceSynchronize", device));
   SyncTrace trace("deviceSynchronize", device->ordinal, 0);
   OR_TRY(device->waitForAll("orDeviceSynchronize"));
   return trace.end(device->takeError());
@@ -243,6 +245,7 @@ orError_t orDeviceReset(void) {
   OR_TRY(ensureReady());
   Device* device;
   OR_TRY(currentDevice(&device));
+  OR_TRY(checkWait("orDeviceReset", device));
   return device->reset();
 }
 

@@ -37,7 +37,7 @@ ErrorText textOf(orError_t error) {
       return {"orErrorInvalidDevicePointer", "the pointer is not in an allocation of a device"};
     case orErrorInvalidResourceHandle:
       return {"orErrorInvalidResourceHandle",
-              "the stream or event does not exist or was destroyed"};
+              "the stream, event or graph does not exist or was destroyed"};
     case orErrorInvalidCopyDirection:
       return {"orErrorInvalidCopyDirection", "the pointers do not fit the direction of the copy"};
     case orErrorNotReady:
@@ -53,6 +53,29 @@ ErrorText textOf(orError_t error) {
                                "initialised it"};
     case orErrorHostMemoryAllocation:
       return {"orErrorHostMemoryAllocation", "out of pinned host memory"};
+    case orErrorStreamCaptureUnsupported:
+      return {"orErrorStreamCaptureUnsupported",
+              "operation not permitted when stream is capturing"};
+    case orErrorStreamCaptureInvalidated:
+      return {"orErrorStreamCaptureInvalidated",
+              "operation failed due to a previous error during capture"};
+    case orErrorStreamCaptureMerge:
+      return {"orErrorStreamCaptureMerge", "operation would merge two captures"};
+    case orErrorStreamCaptureUnmatched:
+      return {"orErrorStreamCaptureUnmatched", "capture was not begun on this stream"};
+    case orErrorStreamCaptureUnjoined:
+      return {"orErrorStreamCaptureUnjoined", "capturing stream has unjoined work"};
+    case orErrorStreamCaptureIsolation:
+      return {"orErrorStreamCaptureIsolation", "dependency on uncaptured work in another stream"};
+    case orErrorStreamCaptureImplicit:
+      return {"orErrorStreamCaptureImplicit",
+              "operation would make a default stream depend on a capturing stream"};
+    case orErrorCapturedEvent:
+      return {"orErrorCapturedEvent",
+              "operation not permitted on an event last recorded in a capturing stream"};
+    case orErrorStreamCaptureWrongThread:
+      return {"orErrorStreamCaptureWrongThread",
+              "capture must be ended by the thread that began it"};
     case orErrorLaunchFailure:
       return {"orErrorLaunchFailure", "a launch failed while it ran"};
     case orErrorLaunchIndex:

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "Capture.h"
 #include "Stream.h"
 #include "Trace.h"
 
@@ -34,10 +35,6 @@ void releasePoint(const Point& point) {
   if (point.stream) {
     streamPool.release(point.stream);
   }
-}
-
-bool isReached(const Point& point) {
-  return !point.stream || point.stream->completed() >= point.number;
 }
 
 // Writes the time of one record, unless the event has been recorded again.
@@ -77,6 +74,19 @@ const orClosureType waitType = {sizeof(Point),
                                 nullptr};
 
 } // namespace
+
+bool isReached(const Point& point) {
+  return !point.stream || point.stream->completed() >= point.number;
+}
+
+orError_t submitWait(Stream* on, Point point) {
+  Work work;
+  work.kind = orTraceEventWait;
+  work.name = "eventWait";
+  work.type = &waitType;
+  work.correlation = newCorrelation();
+  return submitTraced(on, work, &point);
+}
 
 void Event::recycle() {
   Point last;
@@ -119,6 +129,7 @@ orError_t orEventCreate(orEvent_t* event, unsigned flags) {
   created->device = device;
   created->keeps_time = !(flags & orEventDisableTiming);
   created->records = 0;
+  created->capture.store(0, std::memory_order_relaxed);
   created->time = 0;
   *event = reinterpret_cast<orEvent_t>(eventPool.handleFor(created));
   eventPool.publish(created);
@@ -144,6 +155,10 @@ orError_t orEventRecord(orEvent_t event, orStream_t stream) {
   OR_TRY(findEvent("orEventRecord", event, &found));
   Stream* on;
   OR_TRY(findStream("orEventRecord", stream, &on));
+  orError_t captured;
+  if (hasFlag(kCapturing) && captureRecord(found, on, &captured)) {
+    return captured;
+  }
   OR_TRY(on->device->checkSticky());
   Point point{on, on->issued()};
   orError_t error = orSuccess;
@@ -174,6 +189,7 @@ orError_t orEventRecord(orEvent_t event, orStream_t stream) {
     if (found->records != record) {
       return error; // another thread recorded it again meanwhile
     }
+    found->capture.store(0, std::memory_order_relaxed);
     replaced = found->point;
     if (replaced.stream != on) {
       streamPool.addReference(on);
@@ -190,6 +206,7 @@ orError_t orEventQuery(orEvent_t event) {
   OR_TRY(ensureReady());
   Event* found;
   OR_TRY(findEvent("orEventQuery", event, &found));
+  OR_TRY(checkEvent("orEventQuery", found));
   Device* device = found->device;
   bool reached;
   {
@@ -207,6 +224,7 @@ orError_t orEventSynchronize(orEvent_t event) {
   OR_TRY(ensureReady());
   Event* found;
   OR_TRY(findEvent("orEventSynchronize", event, &found));
+  OR_TRY(checkEvent("orEventSynchronize", found));
   Point point = pointOf(found);
   Device* device = point.stream ? point.stream->device : found->device;
   SyncTrace trace("eventSynchronize", device->ordinal, point.stream ? point.stream->id : 0);
@@ -235,6 +253,7 @@ orError_t orEventElapsedTime(float* milliseconds, orEvent_t start, orEvent_t end
     const char* which = i == 0 ? "start" : "end";
     Event* event;
     OR_TRY(findEvent("orEventElapsedTime", handles[i], &event));
+    OR_TRY(checkEvent("orEventElapsedTime", event));
     std::lock_guard<SpinLock> guard(event->lock);
     if (!event->keeps_time || !event->point.stream) {
       return fail(orErrorInvalidResourceHandle, "orEventElapsedTime: the %s event %s", which,
@@ -260,6 +279,10 @@ orError_t orStreamWaitEvent(orStream_t stream, orEvent_t event, unsigned flags) 
   if (flags != 0) {
     return fail(orErrorInvalidValue, "orStreamWaitEvent: flags must be 0, got %u", flags);
   }
+  orError_t captured;
+  if (captureWait(found, on, &captured)) {
+    return captured;
+  }
   OR_TRY(on->device->checkSticky());
   Point point = pointOf(found);
   // A stream is always behind its own earlier work, and what has been reached
@@ -271,12 +294,7 @@ orError_t orStreamWaitEvent(orStream_t stream, orEvent_t event, unsigned flags) 
       return orSuccess;
     }
   }
-  Work work;
-  work.kind = orTraceEventWait;
-  work.name = "eventWait";
-  work.type = &waitType;
-  work.correlation = newCorrelation();
-  orError_t error = submitTraced(on, work, &point);
+  orError_t error = submitWait(on, point);
   if (error != orSuccess && !isLaunchError(error)) {
     releasePoint(point);
   }

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <vector>
 
+#include "Error.h"
 #include "HandlePool.h"
 #include "Wait.h"
 
@@ -30,7 +33,18 @@ struct Event : Pooled {
   Point point;
   uint64_t records = 0; // how often recorded
   uint64_t time = 0;    // when the last record was reached
+
+  // The capture of the last record, 0 if it was none; and, with the captures'
+  // lock, the nodes that it is behind.
+  std::atomic<uint64_t> capture{0};
+  std::vector<size_t> nodes;
 };
+
+bool isReached(const Point& point);
+
+// Lets later work of the stream wait for the point, whose reference it takes
+// over unless it fails without a launch error.
+orError_t submitWait(Stream* on, Point point);
 
 void destroyEventsOf(Device* device);
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "Capture.h"
 #include "Device.h"
 #include "Stream.h"
 #include "Trace.h"
@@ -57,6 +58,27 @@ void releasePages(uintptr_t begin, uintptr_t end) {
   }
 }
 
+// As reserveWindows leaves the backing.
+void adviseBacking(void* bytes, size_t size) {
+  madvise(bytes, size, MADV_DONTDUMP);
+  // A child cannot use the device; fork() need not copy its page tables.
+  madvise(bytes, size, MADV_DONTFORK);
+  if (!config().memory_check) {
+    madvise(bytes, size, MADV_HUGEPAGE);
+  }
+}
+
+int backingProtection() {
+  return config().memory_check ? PROT_NONE : PROT_READ | PROT_WRITE;
+}
+
+// Puts memory of this process in the place of a file's.
+void mapPrivate(uintptr_t begin, size_t size) {
+  mmap(backingOf(begin), size, backingProtection(),
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  adviseBacking(backingOf(begin), size);
+}
+
 } // namespace
 
 orError_t reserveWindows(int device_count) {
@@ -75,7 +97,7 @@ orError_t reserveWindows(int device_count) {
     if (!window) {
       continue;
     }
-    backing = reserve(size, config().memory_check ? PROT_NONE : PROT_READ | PROT_WRITE);
+    backing = reserve(size, backingProtection());
     if (!backing) {
       munmap(window, size);
     }
@@ -89,13 +111,8 @@ orError_t reserveWindows(int device_count) {
   }
   size_t size = deviceStride * device_count;
   madvise(window, size, MADV_DONTDUMP);
-  madvise(backing, size, MADV_DONTDUMP);
-  // A child cannot use the device; fork() need not copy its page tables.
   madvise(window, size, MADV_DONTFORK);
-  madvise(backing, size, MADV_DONTFORK);
-  if (!config().memory_check) {
-    madvise(backing, size, MADV_HUGEPAGE);
-  }
+  adviseBacking(backing, size);
   orBackingOffset = backing - window;
   orDeviceRangeBegin = reinterpret_cast<uintptr_t>(window);
   orDeviceRangeEnd = orDeviceRangeBegin + size;
@@ -118,16 +135,42 @@ Heap::Heap(int ordinal)
 
 orError_t Heap::allocate(const char* caller, size_t size, void** pointer, bool* pending) {
   std::lock_guard<std::mutex> guard(mutex_);
+  return allocatePages(caller, size, kGranule, pointer, pending);
+}
+
+orError_t Heap::allocateShared(const char* caller, size_t size, int file, void** pointer) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  bool pending;
+  OR_TRY(allocatePages(caller, size, kPage, pointer, &pending));
+  auto entry = entries_.find(reinterpret_cast<uintptr_t>(*pointer));
+  void* bytes = backingOf(entry->first);
+  if (mmap(bytes, entry->second.charged, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) ==
+      MAP_FAILED) {
+    int error = errno;
+    used_ -= entry->second.charged;
+    remove(entry);
+    return fail(orErrorMemoryAllocation, "%s: cannot map %zu bytes of shared memory (%s)", caller,
+                size, strerror(error));
+  }
+  madvise(bytes, entry->second.charged, MADV_DONTDUMP);
+  madvise(bytes, entry->second.charged, MADV_DONTFORK);
+  entry->second.shared = true;
+  return orSuccess;
+}
+
+// With the lock.
+orError_t Heap::allocatePages(
+    const char* caller, size_t size, size_t granule, void** pointer, bool* pending) {
   *pending = false;
   size_t total = capacity();
-  size_t charged = size > total ? size : roundUp(size, kGranule);
+  size_t charged = size > total ? size : roundUp(size, granule);
   if (charged > total - used_) {
     return fail(orErrorMemoryAllocation,
                 "%s: tried to allocate %zu bytes on device %d; %zu of %zu bytes are free", caller,
                 size, ordinal_, total - used_, total);
   }
   size_t reserved = charged;
-  size_t alignment = charged >= kHugePage ? kHugePage : kGranule;
+  size_t alignment = charged >= kHugePage ? kHugePage : granule;
   if (config().memory_check) {
     // Whole pages, and one behind them that nobody may touch.
     reserved = roundUp(charged, kPage) + kPage;
@@ -150,7 +193,7 @@ orError_t Heap::allocate(const char* caller, size_t size, void** pointer, bool* 
                 "for vm.max_map_count?",
                 caller, strerror(error));
   }
-  entries_.emplace(begin, Entry{size, reserved, charged, false});
+  entries_.emplace(begin, Entry{size, reserved, charged, false, false});
   used_ += charged;
   *pointer = reinterpret_cast<void*>(begin);
   return orSuccess;
@@ -201,6 +244,9 @@ void Heap::remove(Entries::iterator entry) {
   uintptr_t begin = entry->first;
   size_t reserved = entry->second.reserved;
   pending_ -= entry->second.free_pending;
+  if (entry->second.shared) {
+    mapPrivate(begin, entry->second.charged);
+  }
   entries_.erase(entry);
   RangeAllocator::Range range = ranges_.free(begin, reserved);
   if (config().memory_check) {
@@ -218,6 +264,11 @@ void Heap::remove(Entries::iterator entry) {
 
 void Heap::reset() {
   std::lock_guard<std::mutex> guard(mutex_);
+  for (const auto& [begin, entry] : entries_) {
+    if (entry.shared) {
+      mapPrivate(begin, entry.charged);
+    }
+  }
   entries_.clear();
   used_ = 0;
   pending_ = 0;
@@ -315,6 +366,7 @@ orError_t orMalloc(void** pointer, size_t size) {
   OR_TRY(ensureReady());
   Device* device;
   OR_TRY(currentDevice(&device));
+  OR_TRY(checkDangerous("orMalloc"));
   OR_TRY(allocate("orMalloc", pointer, size, device));
   if (isTraced(orTraceAlloc) && size) {
     traceMemory(orTraceAlloc, "malloc", device->ordinal, 0, *pointer, size);
@@ -329,6 +381,7 @@ orError_t orFree(void* pointer) {
   }
   Device* device;
   OR_TRY(deviceOfAllocation("orFree", pointer, &device));
+  OR_TRY(checkDangerous("orFree"));
   OR_TRY(device->waitForAll("orFree"));
   // Traced first: once free, the address may be traced as allocated elsewhere.
   Block block;
@@ -344,6 +397,7 @@ orError_t orMallocAsync(void** pointer, size_t size, orStream_t stream) {
   OR_TRY(ensureReady());
   Stream* on;
   OR_TRY(findStream("orMallocAsync", stream, &on));
+  OR_TRY(checkCaptureOf("orMallocAsync", on));
   // The addresses are free now, so they can be handed out now: nothing that was
   // queued before uses them.
   OR_TRY(allocate("orMallocAsync", pointer, size, on->device));
@@ -357,6 +411,7 @@ orError_t orFreeAsync(void* pointer, orStream_t stream) {
   OR_TRY(ensureReady());
   Stream* on;
   OR_TRY(findStream("orFreeAsync", stream, &on));
+  OR_TRY(checkCaptureOf("orFreeAsync", on));
   if (!pointer) {
     return orSuccess;
   }

@@ -36,6 +36,9 @@ class Heap {
   // *pending: it fails for want of addresses that stream-ordered frees will
   // give back.
   orError_t allocate(const char* caller, size_t size, void** pointer, bool* pending);
+  // Whole pages, whose bytes are the file's instead of memory of this process
+  // alone, until they are freed.
+  orError_t allocateShared(const char* caller, size_t size, int file, void** pointer);
   // Ends a block at once.
   orError_t free(const char* caller, void* pointer, size_t* size);
   // The two halves of a stream-ordered free: the capacity comes back with the
@@ -57,8 +60,12 @@ class Heap {
     size_t reserved; // addresses taken
     size_t charged;  // counted against the capacity
     bool free_pending;
+    bool shared;
   };
   using Entries = std::map<uintptr_t, Entry>;
+
+  orError_t
+  allocatePages(const char* caller, size_t size, size_t granule, void** pointer, bool* pending);
 
   orError_t lookUp(const char* caller, void* pointer, Entries::iterator* entry);
   void remove(Entries::iterator entry);

@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include "Capture.h"
 #include "Device.h"
 #include "Memory.h"
 #include "openreg.h"
@@ -61,6 +62,7 @@ orError_t orHostAlloc(void** pointer, size_t size, unsigned flags) {
   if (flags != 0) {
     return fail(orErrorInvalidValue, "orHostAlloc: flags must be 0, got %u", flags);
   }
+  OR_TRY(checkDangerous("orHostAlloc"));
   if (size == 0) {
     *pointer = nullptr;
     return orSuccess;
@@ -95,6 +97,7 @@ orError_t orFreeHost(void* pointer) {
   };
   bool known = isStart();
   if (known) {
+    OR_TRY(checkDangerous("orFreeHost"));
     // Copies on any device may use it.
     for (int i = 0; i < deviceCount(); ++i) {
       OR_TRY(deviceAt(i).waitForAll("orFreeHost"));

@@ -21,7 +21,8 @@ enum RuntimeFlag : uint32_t {
   kStickyError = 1u << 19, // a device holds an error that stays until reset
   kLaunchBlocking = 1u << 20,
   kMemoryCheck = 1u << 21,
-  kForking = 1u << 22, // fork() runs: workers start nothing until it is done
+  kForking = 1u << 22,   // fork() runs: workers start nothing until it is done
+  kCapturing = 1u << 23, // some stream is captured
 };
 extern std::atomic<uint32_t> runtimeFlags;
 

@@ -3,13 +3,14 @@
 #include <cstring>
 #include <new>
 
+#include "Capture.h"
 #include "Trace.h"
 
 namespace openreg {
 
 HandlePool<Stream> streamPool(0x5);
 
-Stream* Stream::create(Device* device, int priority) {
+Stream* Stream::create(Device* device, int priority, bool blocking) {
   static std::atomic<uint64_t> lastId{0};
   Stream* stream = streamPool.create();
   if (!stream) {
@@ -18,6 +19,7 @@ Stream* Stream::create(Device* device, int priority) {
   stream->device = device;
   stream->id = lastId.fetch_add(1) + 1;
   stream->priority = priority;
+  stream->blocking = blocking;
   stream->issued_.store(0, std::memory_order_relaxed);
   stream->completed_.store(0, std::memory_order_relaxed);
   stream->sleeping_.store(0, std::memory_order_relaxed);
@@ -228,9 +230,13 @@ orError_t Stream::synchronize(const char* caller) {
 }
 
 orError_t submitTraced(Stream* stream, const Work& work, void* closure, uint64_t* number) {
-  constexpr uint32_t kSlow = kStickyError | kLaunchBlocking;
+  constexpr uint32_t kSlow = kStickyError | kLaunchBlocking | kCapturing;
   if (OR_LIKELY(!hasFlag(kSlow | (work.kind & kTraceKinds)))) {
     return stream->submit(work, closure, number);
+  }
+  orError_t captured;
+  if (hasFlag(kCapturing) && captureWork(stream, work, closure, &captured)) {
+    return captured;
   }
   orError_t sticky = stream->device->checkSticky();
   if (sticky != orSuccess) {
@@ -298,7 +304,7 @@ orError_t orStreamCreateWithPriority(orStream_t* stream, unsigned flags, int pri
   // As CUDA does: beyond the range means its end.
   priority = priority < kGreatestPriority ? kGreatestPriority : priority;
   priority = priority > kLeastPriority ? kLeastPriority : priority;
-  Stream* created = Stream::create(device, priority);
+  Stream* created = Stream::create(device, priority, flags == orStreamDefault);
   if (!created) {
     return fail(orErrorNotSupported, "orStreamCreate: too many streams exist");
   }
@@ -329,6 +335,7 @@ orError_t orStreamDestroy(orStream_t stream) {
     return fail(orErrorInvalidResourceHandle,
                 "orStreamDestroy: a default stream cannot be destroyed");
   }
+  OR_TRY(checkCaptureOf("orStreamDestroy", found));
   if (!found->destroy(stream)) {
     return fail(orErrorInvalidResourceHandle,
                 "orStreamDestroy: stream %p was destroyed by another thread",
@@ -385,6 +392,7 @@ orError_t orStreamQuery(orStream_t stream) {
   OR_TRY(ensureReady());
   Stream* found;
   OR_TRY(findStream("orStreamQuery", stream, &found));
+  OR_TRY(checkWait("orStreamQuery", found));
   bool idle = found->isIdle();
   OR_TRY(found->device->takeError());
   return idle ? orSuccess : orErrorNotReady;
@@ -394,6 +402,7 @@ orError_t orStreamSynchronize(orStream_t stream) {
   OR_TRY(ensureReady());
   Stream* found;
   OR_TRY(findStream("orStreamSynchronize", stream, &found));
+  OR_TRY(checkWait("orStreamSynchronize", found));
   SyncTrace trace("streamSynchronize", found->device->ordinal, found->id);
   OR_TRY(found->synchronize("orStreamSynchronize"));
   return trace.end(found->device->takeError());

@@ -14,6 +14,8 @@
 
 namespace openreg {
 
+class Capture;
+
 // A piece of work on its way into a queue; what Record keeps of it.
 struct Work {
   uint32_t kind = Record::kUntraced;
@@ -61,7 +63,7 @@ struct RunningLaunch {
 // ends. The object lives while an event or a waiter refers to it.
 class Stream : public Pooled {
  public:
-  static Stream* create(Device* device, int priority);
+  static Stream* create(Device* device, int priority, bool blocking = false);
   // Takes the handle away; false if it is gone.
   bool destroy(const void* handle);
   void recycle() {}
@@ -97,9 +99,16 @@ class Stream : public Pooled {
     return &running_;
   }
 
+  // On this stream's worker, as part of the running piece of work: runs another
+  // one, whose closure stays alive, and records its error with the device.
+  void runNested(Record* record);
+
   Device* device = nullptr;
   uint64_t id = 0;
   int priority = 0;
+  bool blocking = false; // created with orStreamDefault
+  // The capture it takes part in. Only to compare without the captures' lock.
+  std::atomic<Capture*> capture{nullptr};
 
  private:
   friend void waitForParkedWorkers(uint64_t timeout);
@@ -107,6 +116,8 @@ class Stream : public Pooled {
   orError_t startWorker(const char* caller);
   void work(); // the worker's loop
   void execute(Record* record, uint64_t number);
+  // Without the end of the closure's life. Whether it is traced, then its end.
+  bool run(Record* record, uint64_t number, orTraceRecord* end);
   void fail(Record* record, orError_t error);
   bool waitForWork(uint64_t head);
   void wakeWaiters();

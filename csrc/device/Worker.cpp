@@ -133,7 +133,7 @@ bool Stream::waitForWork(uint64_t head) {
   return queue_.tail() != head;
 }
 
-void Stream::execute(Record* record, uint64_t number) {
+bool Stream::run(Record* record, uint64_t number, orTraceRecord* end) {
   orLaunchContext& context = running_.context;
   context.stream = public_handle_;
   context.device = device->ordinal;
@@ -143,19 +143,19 @@ void Stream::execute(Record* record, uint64_t number) {
   running_.error = orSuccess;
 
   const bool traced = hasFlag(record->kind & kTraceKinds);
-  orTraceRecord end{};
   if (traced) {
-    end.kind = static_cast<orTraceKind>(record->kind);
-    end.phase = orTraceBegin;
-    end.name = record->name;
-    end.device = device->ordinal;
-    end.stream = id;
-    end.correlation = record->correlation;
-    end.pointer = record->pointer;
-    end.source = record->source;
-    end.size = record->size;
-    end.time = nowNanoseconds();
-    trace(end);
+    *end = {};
+    end->kind = static_cast<orTraceKind>(record->kind);
+    end->phase = orTraceBegin;
+    end->name = record->name;
+    end->device = device->ordinal;
+    end->stream = id;
+    end->correlation = record->correlation;
+    end->pointer = record->pointer;
+    end->source = record->source;
+    end->size = record->size;
+    end->time = nowNanoseconds();
+    trace(*end);
   }
 
   const orClosureType* type = record->type;
@@ -173,10 +173,17 @@ void Stream::execute(Record* record, uint64_t number) {
     error = error != orSuccess ? error : running_.error;
   }
   if (traced) {
-    end.phase = orTraceEnd;
-    end.time = nowNanoseconds();
-    end.error = error;
+    end->phase = orTraceEnd;
+    end->time = nowNanoseconds();
+    end->error = error;
   }
+  return traced;
+}
+
+void Stream::execute(Record* record, uint64_t number) {
+  orTraceRecord end;
+  const bool traced = run(record, number, &end);
+  const orClosureType* type = record->type;
   if (type->destroy) {
     type->destroy(record->closure);
   }
@@ -186,6 +193,17 @@ void Stream::execute(Record* record, uint64_t number) {
   if (traced) {
     trace(end);
   }
+}
+
+void Stream::runNested(Record* record) {
+  if (hasFlag(kExiting | kForking)) {
+    park();
+  }
+  orTraceRecord end;
+  if (run(record, running_.context.sequence, &end)) {
+    trace(end);
+  }
+  running_.error = orSuccess; // recorded, and not the outer piece of work's
 }
 
 void Stream::fail(Record* record, orError_t error) {

@@ -39,7 +39,7 @@ typedef enum orError_t {
   orErrorInitialization = 3,        // bad OPENREG_* setting, no address space
   orErrorInvalidDevice = 4,         // no such device ordinal
   orErrorInvalidDevicePointer = 5,  // not (in) an allocation of a device
-  orErrorInvalidResourceHandle = 6, // stream or event destroyed or not ours
+  orErrorInvalidResourceHandle = 6, // stream, event or graph destroyed or not ours
   orErrorInvalidCopyDirection = 7,  // pointers do not fit the copy kind
   orErrorNotReady = 8,              // query: work is still pending (no failure)
   orErrorPeerAccessAlreadyEnabled = 9,
@@ -47,6 +47,17 @@ typedef enum orError_t {
   orErrorNotSupported = 11,
   orErrorForked = 12,               // used in a child of the initialising process
   orErrorHostMemoryAllocation = 13, // pinned host memory could not be had
+
+  // Stream capture. The capture that a call offended is invalidated.
+  orErrorStreamCaptureUnsupported = 20, // not permitted while a stream is capturing
+  orErrorStreamCaptureInvalidated = 21, // an earlier call invalidated the capture
+  orErrorStreamCaptureMerge = 22,       // would join two captures
+  orErrorStreamCaptureUnmatched = 23,   // the capture did not begin on this stream
+  orErrorStreamCaptureUnjoined = 24,    // a side stream was not joined with the first one
+  orErrorStreamCaptureIsolation = 25,   // would depend on work outside the capture
+  orErrorStreamCaptureImplicit = 26,    // would make a default stream depend on a capture
+  orErrorCapturedEvent = 27,            // the event was last recorded in a capture
+  orErrorStreamCaptureWrongThread = 28, // ended by another thread than it began in
 
   // A launch failed while it ran. Which class is the kernel's own report (see
   // orKernelFail); the layers above turn each into an exception type.
@@ -139,7 +150,8 @@ typedef struct orEvent* orEvent_t;
 enum { orStreamDefault = 0, orStreamNonBlocking = 1 };
 
 // In-order queues. Work of different streams may run at the same time; there
-// is no implicit ordering with the default stream. Lower numbers are higher
+// is no implicit ordering with the default stream. (orStreamDefault matters to
+// captures only, see orErrorStreamCaptureImplicit.) Lower numbers are higher
 // priorities: greatest is -1, least is 0.
 OR_API orError_t orStreamCreate(orStream_t* stream);
 OR_API orError_t orStreamCreateWithPriority(orStream_t* stream, unsigned flags, int priority);
@@ -298,7 +310,8 @@ typedef struct orClosureType {
   // Runs on the stream's worker. May run several times (replay), and returns
   // orSuccess or what orKernelFail returned. Must not throw.
   orError_t (*invoke)(void* closure, const orLaunchContext* context);
-  // Ends the closure's life; on the worker after the last run. NULL: nothing.
+  // Ends the closure's life: on the worker after the run; of a captured launch,
+  // on the thread that ends the graph. NULL: nothing.
   void (*destroy)(void* closure);
   // Writes at most `capacity` of the ranges that a run reads and writes and
   // returns how many there are. Called only while somebody traces. NULL: unknown.
@@ -325,6 +338,86 @@ OR_API orError_t orKernelFail(const orLaunchContext* context, orError_t code, co
 OR_API const char* orInternName(const char* name);
 
 // ---------------------------------------------------------------------------
+// Graphs: work that is captured once and launched many times
+// ---------------------------------------------------------------------------
+
+// Note [Stream capture]
+// Between begin and end of a capture, work given to the stream does not run but
+// becomes nodes of a graph. An event recorded on a capturing stream marks a
+// point in the capture, and a stream that waits for it joins the capture; all
+// joined streams must be waited for by the first one before the end. A graph
+// spans one device.
+//
+// What needs a result now cannot be captured: waiting for or querying a
+// capturing stream, its device or a captured event, a copy with pageable host
+// memory, stream-ordered allocation, an event from outside the capture. Such a
+// call fails and invalidates the capture: all later work given to its streams
+// fails with orErrorStreamCaptureInvalidated, and so does its end.
+//
+// Calls that are merely dangerous while somebody captures, because they wait or
+// allocate (orMalloc, orFree, orHostAlloc, orFreeHost, orEventQuery, the waiting
+// copies, waits for other streams), are judged by mode, as in CUDA.
+typedef enum orStreamCaptureMode {
+  orStreamCaptureModeGlobal = 0,      // dangerous calls fail in every thread
+  orStreamCaptureModeThreadLocal = 1, // in the capturing thread
+  orStreamCaptureModeRelaxed = 2,     // nowhere
+} orStreamCaptureMode;
+
+typedef enum orStreamCaptureStatus {
+  orStreamCaptureStatusNone = 0,
+  orStreamCaptureStatusActive = 1,
+  orStreamCaptureStatusInvalidated = 2,
+} orStreamCaptureStatus;
+
+typedef struct orGraph* orGraph_t;         // what a capture recorded
+typedef struct orGraphExec* orGraphExec_t; // a graph made ready to launch
+
+// Fails for default streams and for a stream that is capturing.
+OR_API orError_t orStreamBeginCapture(orStream_t stream, orStreamCaptureMode mode);
+// By the thread that began it, unless the mode is Relaxed. Ends the capture also
+// when it returns an error about it; *graph is then NULL.
+OR_API orError_t orStreamEndCapture(orStream_t stream, orGraph_t* graph);
+OR_API orError_t orStreamIsCapturing(orStream_t stream, orStreamCaptureStatus* status);
+// The id is unique in the process, the same for all streams of the capture and
+// 0 where there is none. `id` may be NULL.
+OR_API orError_t orStreamGetCaptureInfo(orStream_t stream,
+                                        orStreamCaptureStatus* status,
+                                        uint64_t* id);
+// Swaps *mode with the calling thread's own mode, Global at first: a Relaxed
+// thread may make dangerous calls, a ThreadLocal one is not concerned with
+// other threads' captures.
+OR_API orError_t orThreadExchangeStreamCaptureMode(orStreamCaptureMode* mode);
+
+OR_API orError_t orGraphInstantiate(orGraphExec_t* exec, orGraph_t graph);
+// What is launched already still runs to its end, in both of these.
+OR_API orError_t orGraphDestroy(orGraph_t graph);
+OR_API orError_t orGraphExecDestroy(orGraphExec_t exec);
+
+// Queues one piece of work that runs all nodes, in the order in which they were
+// captured, on any stream of the graph's device. Launches of one graph never
+// overlap. On a capturing stream it becomes a node. Failing nodes are reported
+// as launches are; those behind them run regardless.
+OR_API orError_t orGraphLaunch(orGraphExec_t exec, orStream_t stream);
+
+typedef struct orGraphNode {
+  unsigned kind;         // an orTraceKind
+  const char* name;      // of the launch
+  uint64_t stream;       // orStreamGetId of the stream it was captured on
+  const size_t* depends; // the nodes that it comes after, by their places
+  size_t depends_count;  // in the graph; valid while the graph is
+  size_t size;           // copies and fills: bytes
+} orGraphNode;
+
+// Writes at most `capacity` nodes, in the order of capture; *count is how many
+// there are. `nodes` may be NULL if `capacity` is 0.
+OR_API orError_t orGraphGetNodes(orGraph_t graph,
+                                 orGraphNode* nodes,
+                                 size_t capacity,
+                                 size_t* count);
+// Writes the graph in the DOT language, one cluster a stream.
+OR_API orError_t orGraphDebugDotPrint(orGraph_t graph, const char* path);
+
+// ---------------------------------------------------------------------------
 // Tracing: profilers, sanitizers and watchdogs hang on this
 // ---------------------------------------------------------------------------
 
@@ -338,7 +431,10 @@ typedef enum orTraceKind {
   orTraceAlloc = 1 << 6,
   orTraceFree = 1 << 7,
   orTraceSync = 1 << 8, // the host waits: for a stream, an event or the device
-  orTraceAll = (1 << 9) - 1,
+  // A graph's launch. Begin and end of its nodes come between its own, with
+  // their kinds and names and with the launch's correlation.
+  orTraceGraph = 1 << 9,
+  orTraceAll = (1 << 10) - 1,
 } orTraceKind;
 
 typedef enum orTracePhase {
