@@ -3,10 +3,12 @@
 #include <ATen/core/CachingHostAllocator.h>
 
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 
 #include "bindings/Module.h"
 #include "runtime/CachingAllocator.h"
+#include "runtime/OutOfMemory.h"
 
 namespace torch_openreg {
 namespace {
@@ -75,44 +77,6 @@ py::dict memory_stats(int64_t index) {
   return dict;
 }
 
-py::list memory_snapshot() {
-  const auto segments = [] {
-    py::gil_scoped_release no_gil;
-    return CachingAllocator::snapshot();
-  }();
-  py::list list;
-  for (const auto& segment : segments) {
-    py::dict entry;
-    entry["device"] = static_cast<int>(segment.device);
-    entry["address"] = segment.address;
-    entry["total_size"] = segment.total_size;
-    entry["allocated_size"] = segment.allocated_size;
-    entry["active_size"] = segment.active_size;
-    entry["requested_size"] = segment.requested_size;
-    entry["stream"] = reinterpret_cast<uintptr_t>(segment.stream);
-    entry["segment_type"] = segment.is_large ? "large" : "small";
-    entry["segment_pool_id"] =
-        py::make_tuple(segment.owner_private_pool_id.first, segment.owner_private_pool_id.second);
-    entry["is_expandable"] = segment.is_expandable;
-    py::list blocks;
-    size_t address = segment.address;
-    for (const auto& block : segment.blocks) {
-      py::dict item;
-      item["address"] = address;
-      item["size"] = block.size;
-      item["requested_size"] = block.requested_size;
-      item["state"] = block.allocated ? "active_allocated"
-                      : block.active  ? "active_pending_free"
-                                      : "inactive";
-      blocks.append(item);
-      address += block.size;
-    }
-    entry["blocks"] = blocks;
-    list.append(entry);
-  }
-  return list;
-}
-
 // Memory given out by _caching_allocator_alloc, whose callers keep only the
 // address.
 class RawAllocations {
@@ -156,6 +120,31 @@ RawAllocations& raw_allocations() {
   return *allocations;
 }
 
+// The observer lives as long as the process.
+void attach_out_of_memory_observer(py::function observer) {
+  auto* callable = new py::function(std::move(observer));
+  device::attach_out_of_memory_observer([callable](const device::OutOfMemory& what) {
+    // A kernel's worker has no Python state, and must not wait for the GIL.
+    if (PyGILState_GetThisThreadState() == nullptr) {
+      return;
+    }
+    py::gil_scoped_acquire gil;
+    try {
+      (*callable)(static_cast<int>(what.device), what.tried, what.allocated, what.free);
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("out-of-memory observer");
+    }
+  });
+}
+
+// Only the calling thread's allocations go to the pool.
+void begin_allocate_to_pool(int64_t index, c10::MempoolId_t pool) {
+  CachingAllocator::begin_allocate_to_pool(to_index(index), pool,
+                                           [thread = std::this_thread::get_id()](orStream_t) {
+                                             return std::this_thread::get_id() == thread;
+                                           });
+}
+
 py::dict host_memory_stats() {
   const auto stats = [] {
     py::gil_scoped_release no_gil;
@@ -180,7 +169,6 @@ void bind_memory(py::module_& module) {
   using torch::wrap_pybind_function_no_gil;
 
   module.def("_memory_stats", wrap_pybind_function(&memory_stats));
-  module.def("_memory_snapshot", wrap_pybind_function(&memory_snapshot));
   module.def("_host_memory_stats", wrap_pybind_function(&host_memory_stats));
 
   module.def("_reset_peak_memory_stats", wrap_pybind_function([](int64_t index) {
@@ -207,6 +195,33 @@ void bind_memory(py::module_& module) {
              }));
   module.def("_get_memory_fraction", wrap_pybind_function_no_gil([](int64_t index) {
                return CachingAllocator::get_memory_fraction(to_index(index));
+             }));
+
+  module.def("_attach_out_of_memory_observer",
+             wrap_pybind_function(&attach_out_of_memory_observer));
+  module.def("_caching_allocator_enable",
+             wrap_pybind_function_no_gil(&CachingAllocator::set_caching));
+  module.def("_caching_allocator_is_enabled", wrap_pybind_function(&CachingAllocator::is_caching));
+
+  module.def("_new_pool_id",
+             wrap_pybind_function([] { return CachingAllocator::new_pool_id(true); }));
+  module.def("_retain_pool", wrap_pybind_function_no_gil([](int64_t index, c10::MempoolId_t pool) {
+               CachingAllocator::retain_pool(to_index(index), pool);
+             }));
+  module.def("_release_pool", wrap_pybind_function_no_gil([](int64_t index, c10::MempoolId_t pool) {
+               CachingAllocator::release_pool(to_index(index), pool);
+             }));
+  module.def("_pool_use_count",
+             wrap_pybind_function_no_gil([](int64_t index, c10::MempoolId_t pool) {
+               return CachingAllocator::pool_use_count(to_index(index), pool);
+             }));
+  module.def("_empty_pool", wrap_pybind_function_no_gil([](c10::MempoolId_t pool) {
+               CachingAllocator::get()->emptyCache(pool);
+             }));
+  module.def("_begin_allocate_to_pool", wrap_pybind_function_no_gil(&begin_allocate_to_pool));
+  module.def("_end_allocate_to_pool",
+             wrap_pybind_function_no_gil([](int64_t index, c10::MempoolId_t pool) {
+               CachingAllocator::end_allocate_to_pool(to_index(index), pool);
              }));
 
   module.def("_caching_allocator_alloc",

@@ -9,7 +9,11 @@ PYBIND11_MODULE(_C, module) {
   torch_openreg::bind_device(module);
   torch_openreg::bind_stream(module);
   torch_openreg::bind_memory(module);
+  torch_openreg::bind_memory_snapshot(module);
+  torch_openreg::bind_profiler(module);
+  torch_openreg::bind_sharing(module);
   torch_openreg::bind_generator(module);
+  torch_openreg::bind_graph(module);
   torch_openreg::bind_fallback(module);
   torch_openreg::bind_testing(module);
 }

@@ -12,7 +12,11 @@ namespace torch_openreg {
 void bind_device(py::module_& module);
 void bind_stream(py::module_& module);
 void bind_memory(py::module_& module);
+void bind_memory_snapshot(py::module_& module);
+void bind_profiler(py::module_& module);
+void bind_sharing(py::module_& module);
 void bind_generator(py::module_& module);
+void bind_graph(py::module_& module);
 void bind_fallback(py::module_& module);
 void bind_testing(py::module_& module);
 

@@ -4,10 +4,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <vector>
 
 #include "device/openreg.h"
+
+namespace c10 {
+struct GatheredContext;
+}
 
 namespace c10::openreg {
 
@@ -48,6 +53,9 @@ struct Block {
 
   Block* previous = nullptr;
   Block* next = nullptr;
+
+  // The stack it was allocated from, see Note [Memory history].
+  std::shared_ptr<c10::GatheredContext> context;
 
   // Other streams that the memory was recorded on.
   std::vector<orStream_t> used_on;

@@ -20,21 +20,30 @@
 namespace c10::openreg {
 
 class DeviceCache;
+struct PrivatePool;
 
 class BlockPool {
  public:
   static constexpr size_t kGranularity = 512;
   static constexpr size_t kMaxSmall = 1 << 20;
 
-  BlockPool(
-      DeviceCache& cache, orStream_t stream, bool small, AllocatorStats& stats, BlockArena& arena)
-      : cache_(cache), stream_(stream), small_(small), stats_(stats), arena_(arena) {}
+  BlockPool(DeviceCache& cache,
+            PrivatePool* owner,
+            orStream_t stream,
+            bool small,
+            AllocatorStats& stats,
+            BlockArena& arena)
+      : cache_(cache), owner_(owner), stream_(stream), small_(small), stats_(stats), arena_(arena) {
+  }
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
-  // The pool's owner.
   DeviceCache& cache() const {
     return cache_;
+  }
+  // The private pool it is part of, if any.
+  PrivatePool* owner() const {
+    return owner_;
   }
   orStream_t stream() const {
     return stream_;
@@ -79,6 +88,7 @@ class BlockPool {
   void leave(const Block* block);
 
   DeviceCache& cache_;
+  PrivatePool* const owner_;
   const orStream_t stream_;
   const bool small_;
   AllocatorStats& stats_;

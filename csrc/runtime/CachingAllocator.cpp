@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/DeviceCache.h"
@@ -87,6 +89,52 @@ void delete_block(void* context) {
   report(address, -size, cache.device(), usage);
 }
 
+// Copy-on-write keeps the context of a storage's DataPtr and expects it to be the
+// address (c10/core/impl/COW.cpp). A storage that is cloned lazily gets such a
+// context, and its block is found by the address from then on.
+std::mutex lazily_cloned_mutex;
+std::unordered_map<const void*, Block*>& lazily_cloned() {
+  static auto& blocks = *new std::unordered_map<const void*, Block*>();
+  return blocks;
+}
+
+void delete_lazily_cloned(void* address) {
+  if (C10_UNLIKELY(in_forked_child())) {
+    return;
+  }
+  Block* block = nullptr;
+  {
+    std::lock_guard lock(lazily_cloned_mutex);
+    const auto found = lazily_cloned().find(address);
+    block = found->second;
+    lazily_cloned().erase(found);
+  }
+  delete_block(block);
+}
+
+void make_lazily_clonable(DataPtr& ptr) {
+  {
+    std::lock_guard lock(lazily_cloned_mutex);
+    lazily_cloned()[ptr.get()] = static_cast<Block*>(ptr.get_context());
+  }
+  const Device device = ptr.device();
+  void* address = ptr.get();
+  ptr.release_context();
+  ptr = DataPtr(address, address, &delete_lazily_cloned, device);
+}
+
+// The block that a DataPtr owns, or null.
+Block* block_of(const DataPtr& ptr) {
+  if (ptr.get_deleter() == &delete_block) {
+    return static_cast<Block*>(ptr.get_context());
+  }
+  if (ptr.get_deleter() == &delete_lazily_cloned) {
+    std::lock_guard lock(lazily_cloned_mutex);
+    return lazily_cloned().at(ptr.get_context());
+  }
+  return nullptr;
+}
+
 DataPtr data_ptr(Block* block, DeviceIndex device) {
   return {block->address, block, &delete_block, Device(DeviceType::PrivateUse1, device)};
 }
@@ -105,8 +153,12 @@ class OpenRegAllocator final : public c10::DeviceAllocator {
     return nullptr;
   }
 
+  // Asked of a storage that is about to be cloned lazily, whose DataPtr this is.
   bool is_simple_data_ptr(const DataPtr& ptr) const override {
-    return owns(ptr) || ptr.get() == ptr.get_context();
+    if (ptr.get_deleter() == &delete_block) {
+      make_lazily_clonable(const_cast<DataPtr&>(ptr));
+    }
+    return ptr.get() == ptr.get_context();
   }
 
   // For copy-on-write and Allocator::clone: in order with the current stream.
@@ -128,9 +180,9 @@ class OpenRegAllocator final : public c10::DeviceAllocator {
 
   void emptyCache(MempoolId_t mempool_id) override {
     check_not_forked();
-    if (used && mempool_id == MempoolId_t{0, 0}) {
+    if (used) {
       for (auto& cache : caches()) {
-        cache->empty_cache();
+        cache->empty_cache(mempool_id);
       }
     }
   }
@@ -140,7 +192,9 @@ class OpenRegAllocator final : public c10::DeviceAllocator {
   }
 
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(DeviceIndex device) override {
-    return cache(device).stats().device_stats();
+    c10::CachingDeviceAllocator::DeviceStats stats = cache(device).stats().device_stats();
+    cache(device).add_pool_stats(stats);
+    return stats;
   }
 
   void resetAccumulatedStats(DeviceIndex device) override {
@@ -194,20 +248,61 @@ DataPtr to_data_ptr(KernelMemory memory, DeviceIndex device) {
     return {nullptr, Device(DeviceType::PrivateUse1, device)};
   }
   auto* block = static_cast<Block*>(memory.block);
+  if (Context context = gather_context(RecordContext::STATE)) {
+    block->pool->cache().set_context(block, std::move(context));
+  }
   report_allocation(block, device, block->pool->cache().usage());
   return data_ptr(block, device);
 }
 
 bool owns(const DataPtr& ptr) {
-  return ptr.get_deleter() == &delete_block && ptr.get_context() != nullptr;
+  return block_of(ptr) != nullptr;
 }
 
 void record_stream(const DataPtr& ptr, OpenRegStream stream) {
   // Memory of another origin is its owner's business.
-  if (owns(ptr)) {
-    auto* block = static_cast<Block*>(ptr.get_context());
+  if (Block* block = block_of(ptr)) {
     block->pool->cache().record_stream(block, stream.handle());
   }
+}
+
+MempoolId_t new_pool_id(bool is_users) {
+  static std::atomic<CaptureId_t> last{0};
+  const CaptureId_t number = ++last;
+  return is_users ? MempoolId_t{0, number} : MempoolId_t{number, 0};
+}
+
+void retain_pool(DeviceIndex device, MempoolId_t id) {
+  cache(device).retain_pool(id);
+}
+
+void release_pool(DeviceIndex device, MempoolId_t id) {
+  cache(device).release_pool(id);
+}
+
+void begin_allocate_to_pool(DeviceIndex device,
+                            MempoolId_t id,
+                            std::function<bool(orStream_t)> filter) {
+  cache(device).begin_allocate_to_pool(id, std::move(filter));
+}
+
+void end_allocate_to_pool(DeviceIndex device, MempoolId_t id) {
+  cache(device).end_allocate_to_pool(id);
+}
+
+int pool_use_count(DeviceIndex device, MempoolId_t id) {
+  return cache(device).pool_use_count(id);
+}
+
+void set_caching(bool enabled) {
+  check_not_forked();
+  for (auto& cache : caches()) {
+    cache->set_caching(enabled);
+  }
+}
+
+bool is_caching() {
+  return device_count() == 0 || cache(0).is_caching();
 }
 
 void set_memory_fraction(double fraction, DeviceIndex device) {
@@ -229,6 +324,40 @@ std::vector<c10::CachingDeviceAllocator::SegmentInfo> snapshot() {
     }
   }
   return segments;
+}
+
+void configure_history(const MemoryHistoryOptions& options, bool clear) {
+  check_not_forked();
+  for (auto& cache : caches()) {
+    cache->configure_history(options, clear);
+  }
+}
+
+std::vector<std::vector<TraceEntry>> memory_traces() {
+  check_not_forked();
+  std::vector<std::vector<TraceEntry>> traces;
+  if (used) {
+    const auto to_unix = memory_history_clock();
+    for (auto& cache : caches()) {
+      traces.push_back(cache->history());
+      for (TraceEntry& entry : traces.back()) {
+        entry.time_.t_ = to_unix(entry.time_.approx_t_);
+      }
+    }
+  }
+  return traces;
+}
+
+Context allocation_context(const void* address) {
+  check_not_forked();
+  if (used) {
+    for (auto& cache : caches()) {
+      if (Context context = cache->allocation_context(address)) {
+        return context;
+      }
+    }
+  }
+  return nullptr;
 }
 
 } // namespace c10::openreg::CachingAllocator

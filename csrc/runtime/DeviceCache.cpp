@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "runtime/Capture.h"
 #include "runtime/DeviceMemory.h"
 #include "runtime/OutOfMemory.h"
 #include "runtime/StreamPoint.h"
@@ -42,13 +43,8 @@ DeviceCache::Usage DeviceCache::usage_locked() const {
 
 BlockPool& DeviceCache::pool(orStream_t stream, bool small) {
   if (C10_UNLIKELY(stream != last_stream_ || last_pools_ == nullptr)) {
-    std::unique_ptr<StreamPools>& pools = pools_[stream];
-    if (!pools) {
-      pools.reset(new StreamPools{BlockPool(*this, stream, /*small=*/true, stats_, arena_),
-                                  BlockPool(*this, stream, /*small=*/false, stats_, arena_)});
-    }
+    last_pools_ = &stream_pools(nullptr, stream);
     last_stream_ = stream;
-    last_pools_ = pools.get();
   }
   return small ? last_pools_->small : last_pools_->large;
 }
@@ -64,11 +60,20 @@ Block* DeviceCache::allocate(size_t nbytes, orStream_t stream, Order order, Usag
     completed = stream_progress(stream, progress) ? progress.completed : 0;
   }
 
+  Context context = gather_context(RecordContext::STATE);
+
   Lock lock(mutex_);
   if (C10_UNLIKELY(pending_ != 0)) {
     reclaim_pending();
   }
-  BlockPool& from = pool(stream, size <= BlockPool::kMaxSmall);
+  if (C10_UNLIKELY(!caching_)) {
+    release_unused(lock);
+  }
+  const bool small = size <= BlockPool::kMaxSmall;
+  PrivatePool* owner =
+      C10_UNLIKELY(!routes_.empty()) && order == Order::Issue ? routed(stream) : nullptr;
+  BlockPool& from =
+      C10_LIKELY(owner == nullptr) ? pool(stream, small) : stream_pools(owner, stream).of(small);
   Block* block = from.take(size, completed);
   if (C10_UNLIKELY(block == nullptr)) {
     block = allocate_slow(lock, from, size, order, completed);
@@ -87,6 +92,10 @@ Block* DeviceCache::allocate(size_t nbytes, orStream_t stream, Order order, Usag
   if (C10_UNLIKELY(size >= AcceleratorAllocatorConfig::max_split_size())) {
     stats_.oversize_allocations.increase(1);
   }
+  if (C10_UNLIKELY(history_.enabled() || context != nullptr)) {
+    block->context = context;
+    record(TraceEntry::ALLOC, block, nbytes, std::move(context));
+  }
   usage = usage_locked();
   return block;
 }
@@ -94,6 +103,7 @@ Block* DeviceCache::allocate(size_t nbytes, orStream_t stream, Order order, Usag
 DeviceCache::Usage DeviceCache::free(Block* block, bool in_kernel) {
   const orStream_t stream = block->pool->stream();
   const uint64_t count = in_kernel ? 0 : issued_count(stream);
+  Context context = in_kernel ? nullptr : gather_context(RecordContext::ALL);
 
   Lock lock(mutex_);
   block->count = count;
@@ -106,40 +116,64 @@ DeviceCache::Usage DeviceCache::free(Block* block, bool in_kernel) {
     stats_.oversize_allocations.decrease(1);
   }
   const Usage usage = usage_locked();
+  if (C10_UNLIKELY(history_.enabled())) {
+    record(TraceEntry::FREE_REQUESTED, block, block->requested,
+           context != nullptr ? std::move(context) : block->context);
+  }
 
   if (in_kernel) {
     // Only by the kernel that is now done with it; see borrow.
     block->used_on.clear();
   } else if (C10_UNLIKELY(!block->used_on.empty())) {
     block->state = Block::State::Pending;
-    for (orStream_t other : block->used_on) {
-      const StreamPoint point = StreamPoint::now(other);
-      if (point.reached()) {
-        continue;
-      }
-      auto uses = std::find_if(uses_.begin(), uses_.end(), [other](const StreamUses& candidate) {
-        return candidate.stream == other;
-      });
-      if (uses == uses_.end()) {
-        uses = uses_.insert(uses_.end(), StreamUses{other, false, {}});
-      }
-      uses->waiting.emplace_back(point.count, block);
-      block->uses_left++;
+    if (PrivatePool* owner = block->pool->owner(); owner != nullptr && is_routed(owner)) {
+      // Captured work has no point on its stream to wait for: see
+      // Note [Memory of graphs].
+      owner->deferred.push_back(block);
+    } else {
+      free_after_uses(block);
     }
-    block->used_on.clear();
-    if (block->uses_left != 0) {
-      pending_++;
-      return usage;
-    }
+    return usage;
   }
   make_free(block);
+  if (C10_UNLIKELY(!caching_)) {
+    release_unused(lock);
+  }
   return usage;
+}
+
+// Frees a block once the streams that it was recorded on are done with it.
+void DeviceCache::free_after_uses(Block* block) {
+  for (orStream_t other : block->used_on) {
+    const StreamPoint point = StreamPoint::now(other);
+    if (point.reached()) {
+      continue;
+    }
+    auto uses = std::find_if(uses_.begin(), uses_.end(), [other](const StreamUses& candidate) {
+      return candidate.stream == other;
+    });
+    if (uses == uses_.end()) {
+      uses = uses_.insert(uses_.end(), StreamUses{other, false, {}});
+    }
+    uses->waiting.emplace_back(point.count, block);
+    block->uses_left++;
+  }
+  block->used_on.clear();
+  if (block->uses_left != 0) {
+    pending_++;
+  } else {
+    make_free(block);
+  }
 }
 
 void DeviceCache::make_free(Block* block) {
   for (PoolStats* stats : {&stats_.all, &stats_.of(block->pool->small())}) {
     stats->active.decrease(1);
     stats->active_bytes.decrease(static_cast<int64_t>(block->size));
+  }
+  if (C10_UNLIKELY(history_.enabled() || block->context != nullptr)) {
+    record(TraceEntry::FREE_COMPLETED, block, block->requested, std::move(block->context));
+    block->context = nullptr;
   }
   block->pool->put(block);
 }
@@ -231,7 +265,8 @@ Block* DeviceCache::allocate_slow(
       return block;
     }
   }
-  if (order == Order::Issue) {
+  const bool may_wait = order == Order::Issue && !is_capturing(pool.stream());
+  if (may_wait && routes_.empty()) {
     collect_garbage(lock);
   }
   if (Block* block = allocate_segment(lock, pool, size)) {
@@ -239,19 +274,19 @@ Block* DeviceCache::allocate_slow(
   }
 
   stats_.num_alloc_retries++;
-  if (order == Order::Execution) {
-    // This may be a running kernel, which cannot wait for the device.
+  if (!may_wait) {
+    // A running kernel cannot wait for the device, a capture must not.
     release_unused(lock);
     if (Block* block = allocate_smallest_segment(lock, pool, size)) {
       return block;
     }
-    return borrow(pool.stream(), pool.small(), size);
+    return order == Order::Execution ? borrow(pool.stream(), pool.small(), size) : nullptr;
   }
   lock.unlock();
   std::lock_guard<std::mutex> release_guard(release_mutex_);
   lock.lock();
   wait_for_uses(lock);
-  release_cached(lock);
+  release_cached(lock, {0, 0});
   if (Block* block = pool.take(size, completed)) {
     return block;
   }
@@ -282,10 +317,16 @@ void DeviceCache::raise_out_of_memory(Lock& lock, size_t nbytes) {
   const Usage usage = usage_locked();
   const size_t allowed = this->allowed();
   lock.unlock();
+  const size_t free = device_memory_info(device_).first;
+  if (Context context = gather_context(RecordContext::STATE); history_.enabled()) {
+    lock.lock();
+    history_.add(TraceEntry::OOM, device_, free, nbytes, nullptr, {0, 0}, std::move(context));
+    lock.unlock();
+  }
   openreg::raise_out_of_memory({.device = device_,
                                 .tried = nbytes,
                                 .total = capacity_,
-                                .free = device_memory_info(device_).first,
+                                .free = free,
                                 .allowed = allowed,
                                 .allocated = usage.allocated,
                                 .reserved = usage.reserved});

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "runtime/Capture.h"
 #include "runtime/DeviceCache.h"
 #include "runtime/DeviceMemory.h"
 #include "runtime/StreamPoint.h"
@@ -49,9 +50,12 @@ Block* DeviceCache::new_segment(Lock& lock, BlockPool& pool, size_t bytes, size_
   }
   reserving_ += bytes;
   lock.unlock();
+  Context context = gather_context(RecordContext::STATE);
   void* address = nullptr;
   std::exception_ptr error;
   try {
+    // A capture's own allocation does not disturb it.
+    const RelaxedCapture relaxed(is_capturing(pool.stream()));
     address = device_malloc(device_, bytes);
   } catch (...) {
     error = std::current_exception();
@@ -70,6 +74,10 @@ Block* DeviceCache::new_segment(Lock& lock, BlockPool& pool, size_t bytes, size_
   segment->size = bytes;
   segment->pool = &pool;
   segments_.insert(segment);
+  if (PrivatePool* owner = pool.owner()) {
+    owner->segments++;
+    owner->reserved_bytes.increase(static_cast<int64_t>(bytes));
+  }
   stats_.num_device_alloc++;
   for (PoolStats* stats : {&stats_.all, &stats_.of(pool.small())}) {
     stats->segment.increase(1);
@@ -77,6 +85,9 @@ Block* DeviceCache::new_segment(Lock& lock, BlockPool& pool, size_t bytes, size_
   }
   if (bytes >= AcceleratorAllocatorConfig::max_split_size()) {
     stats_.oversize_segments.increase(1);
+  }
+  if (C10_UNLIKELY(history_.enabled())) {
+    record(TraceEntry::SEGMENT_ALLOC, segment, bytes, std::move(context));
   }
   pool.cut(segment, size);
   return segment;
@@ -86,6 +97,13 @@ void* DeviceCache::detach_segment(Block* segment) {
   BlockPool& pool = *segment->pool;
   pool.remove(segment);
   segments_.erase(segment);
+  if (PrivatePool* owner = pool.owner()) {
+    owner->segments--;
+    owner->reserved_bytes.decrease(static_cast<int64_t>(segment->size));
+  }
+  if (C10_UNLIKELY(history_.enabled())) {
+    record(TraceEntry::SEGMENT_FREE, segment, segment->size, nullptr);
+  }
   stats_.num_device_free++;
   for (PoolStats* stats : {&stats_.all, &stats_.of(pool.small())}) {
     stats->segment.decrease(1);
@@ -109,18 +127,35 @@ static void find_segments(BlockPool& pool, std::vector<Block*>& into) {
   }
 }
 
-void DeviceCache::release_cached(Lock& lock) {
+// Of private pools, those without users.
+void DeviceCache::find_freeable_segments(MempoolId_t id, std::vector<Block*>& into) {
+  for (auto& [pool_id, owner] : private_pools_) {
+    if (owner->users == 0 && (id == MempoolId_t{0, 0} || id == pool_id)) {
+      for (auto& [stream, pools] : owner->pools) {
+        find_segments(pools->small, into);
+        find_segments(pools->large, into);
+      }
+    }
+  }
+}
+
+void DeviceCache::release_cached(Lock& lock, MempoolId_t id) {
   std::vector<Block*> segments;
-  for_each_pool([&](BlockPool& pool) { find_segments(pool, segments); });
+  if (id == MempoolId_t{0, 0}) {
+    for_each_pool([&](BlockPool& pool) { find_segments(pool, segments); });
+  }
+  find_freeable_segments(id, segments);
   std::vector<void*> addresses;
   for (Block* segment : segments) {
     addresses.push_back(detach_segment(segment));
   }
+  erase_freed_pools();
   lock.unlock();
   device_free(addresses);
   lock.lock();
 }
 
+// Not of private pools: a graph's replay may use them on any stream.
 void DeviceCache::release_unused(Lock& lock) {
   std::vector<Block*> segments;
   for_each_pool([&](BlockPool& pool) {
@@ -177,11 +212,24 @@ void DeviceCache::collect_garbage(Lock& lock) {
   lock.lock();
 }
 
-void DeviceCache::empty_cache() {
+void DeviceCache::empty_cache(MempoolId_t id) {
   std::lock_guard<std::mutex> release_guard(release_mutex_);
   Lock lock(mutex_);
   wait_for_uses(lock);
-  release_cached(lock);
+  release_cached(lock, id);
+}
+
+void DeviceCache::set_caching(bool enabled) {
+  Lock lock(mutex_);
+  caching_ = enabled;
+  if (!enabled) {
+    release_unused(lock);
+  }
+}
+
+bool DeviceCache::is_caching() {
+  Lock lock(mutex_);
+  return caching_;
 }
 
 void DeviceCache::set_memory_fraction(double fraction) {
@@ -217,12 +265,19 @@ void DeviceCache::reset_peak_stats() {
 void DeviceCache::snapshot(std::vector<c10::CachingDeviceAllocator::SegmentInfo>& into) {
   const size_t begin = into.size();
   Lock lock(mutex_);
+  if (history_.enabled()) {
+    history_.add(TraceEntry::SNAPSHOT, device_, 0, usage_locked().reserved, nullptr, {0, 0},
+                 nullptr);
+  }
   for (const Block* segment : segments_) {
     c10::CachingDeviceAllocator::SegmentInfo info;
     info.device = device_;
     info.address = reinterpret_cast<size_t>(segment->address);
     info.stream = segment->pool->stream();
     info.is_large = !segment->pool->small();
+    if (const PrivatePool* owner = segment->pool->owner()) {
+      info.owner_private_pool_id = owner->id;
+    }
     for (const Block* b = segment; b != nullptr; b = b->next) {
       c10::CachingDeviceAllocator::BlockInfo block;
       block.size = b->size;
@@ -230,6 +285,7 @@ void DeviceCache::snapshot(std::vector<c10::CachingDeviceAllocator::SegmentInfo>
       block.active = block.allocated || b->state == Block::State::Pending;
       if (block.active) {
         block.requested_size = b->requested;
+        block.context_when_allocated = b->context;
         info.active_size += b->size;
         info.requested_size += b->requested;
       }

@@ -3,13 +3,25 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/Storage.h>
 
+#include <thread>
 #include <vector>
+
+#include "runtime/Capture.h"
+#include "runtime/Graph.h"
+#include "runtime/StreamPoint.h"
 
 namespace at::openreg {
 namespace {
 
 at::Generator new_cpu_generator(uint64_t seed) {
   return at::make_generator<at::CPUGeneratorImpl>(seed);
+}
+
+// A new seed or state would not become part of the graph.
+void check_not_capturing(c10::DeviceIndex device, const char* function) {
+  TORCH_CHECK(!c10::openreg::has_context(device) ||
+                  !c10::openreg::is_capturing(c10::openreg::current_stream_handle(device)),
+              "Cannot call OpenRegGeneratorImpl::", function, " during graph capture");
 }
 
 } // namespace
@@ -28,6 +40,7 @@ OpenRegGeneratorImpl::~OpenRegGeneratorImpl() {
 }
 
 void OpenRegGeneratorImpl::set_current_seed(uint64_t seed) {
+  check_not_capturing(device().index(), "set_current_seed");
   std::lock_guard<std::mutex> guard(order_mutex_);
   cpu_ = new_cpu_generator(seed);
   last_stream_ = nullptr;
@@ -53,6 +66,7 @@ uint64_t OpenRegGeneratorImpl::seed() {
 }
 
 void OpenRegGeneratorImpl::set_state(const c10::TensorImpl& new_state) {
+  check_not_capturing(device().index(), "set_state");
   at::Generator replacement = new_cpu_generator(c10::default_rng_seed_val);
   replacement.get<at::CPUGeneratorImpl>()->set_state(new_state);
   std::lock_guard<std::mutex> guard(order_mutex_);
@@ -82,6 +96,18 @@ void OpenRegGeneratorImpl::wait_for_draws() const {
 
 OpenRegGeneratorImpl::Draw OpenRegGeneratorImpl::take(orStream_t stream) {
   std::unique_lock<std::mutex> lock(order_mutex_);
+  if (const uint64_t capture = c10::openreg::capture_of(stream)) {
+    return {std::move(lock), OpenRegGraph::captured_generator(capture, this)};
+  }
+  if (last_stream_ != nullptr && last_stream_ != stream &&
+      c10::openreg::is_capturing(last_stream_)) {
+    // An event there would draw this stream into the capture. What was queued
+    // before it began is short work.
+    while (!c10::openreg::StreamPoint::now(last_stream_).reached()) {
+      std::this_thread::yield();
+    }
+    last_stream_ = nullptr;
+  }
   if (last_stream_ != nullptr && last_stream_ != stream) {
     if (event_ == nullptr) {
       OPENREG_CHECK(orEventCreate(&event_, orEventDisableTiming));

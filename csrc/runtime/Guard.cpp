@@ -10,6 +10,7 @@
 #include <c10/core/impl/GPUTrace.h>
 
 #include "runtime/CachingAllocator.h"
+#include "runtime/Capture.h"
 #include "runtime/Stream.h"
 
 namespace c10::openreg {
@@ -118,8 +119,8 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
     OpenRegStream(stream).synchronize();
   }
 
-  bool isStreamCapturing(const Stream& /*stream*/) const override {
-    return false;
+  bool isStreamCapturing(const Stream& stream) const override {
+    return is_capturing(OpenRegStream(stream).handle());
   }
 
   void recordDataPtrOnStream(const DataPtr& ptr, const Stream& stream) const override {

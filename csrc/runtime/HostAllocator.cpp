@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "runtime/Capture.h"
 #include "runtime/Fork.h"
 #include "runtime/StreamPoint.h"
 
@@ -37,6 +38,7 @@ class CachingImpl final : public at::CachingHostAllocatorImpl<c10::Stream, Strea
  private:
   void allocate_host_memory(size_t size, void** ptr) override {
     c10::openreg::watch_for_fork();
+    const c10::openreg::RelaxedCapture relaxed(current_stream_is_capturing_fast_path());
     const int64_t duration = timed([&] { OPENREG_CHECK(orHostAlloc(ptr, size, 0)); });
     std::lock_guard<std::mutex> guard(stats_.timing_mutex_);
     stats_.host_alloc_time.increase(duration);
@@ -63,6 +65,10 @@ class CachingImpl final : public at::CachingHostAllocatorImpl<c10::Stream, Strea
       c10::openreg::device_synchronize(device);
     }
     return true;
+  }
+
+  bool stream_is_capturing(c10::Stream stream) const override {
+    return c10::openreg::is_capturing(c10::openreg::OpenRegStream(stream).handle());
   }
 
   c10::Stream get_current_stream() const override {
