@@ -5,8 +5,21 @@
 does so explicitly. Either way the device module is `torch.openreg` afterwards.
 """
 
+import os
 import sys
 import warnings
+
+
+def _is_for_another_device() -> bool:
+    """Tell whether only the conformance tool is wanted, which runs for any device.
+
+    PyTorch has room for one out-of-tree backend in a process: the tool's own process has none,
+    and its workers set OPENREG_REGISTER=0 unless openreg is the device under test.
+    """
+    is_tool = "torch_openreg.testing" in sys.orig_argv or (
+        os.path.basename(sys.argv[0] if sys.argv else "") == "torch-openreg"
+    )
+    return is_tool or os.environ.get("OPENREG_REGISTER") == "0"
 
 
 def _torch_is_importing() -> bool:
@@ -27,7 +40,7 @@ def _autoload() -> None:
     A backend that cannot be loaded must not take PyTorch with it: the reason
     becomes one line of warning, and an explicit `import torch_openreg` raises it.
     """
-    if _explicit:
+    if _explicit or _is_for_another_device():
         return
     try:
         _register()
@@ -52,7 +65,8 @@ def _warn_not_loaded(error: Exception) -> None:
 # _autoload, or else what imports torch here.
 _explicit = not _torch_is_importing()
 
-import torch  # noqa: E402, F401
+if not _is_for_another_device():
+    import torch  # noqa: F401
 
-if _explicit:
-    _register()
+    if _explicit:
+        _register()

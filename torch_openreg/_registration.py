@@ -35,6 +35,7 @@ def register() -> None:
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     module.comm.register()
     module.dlpack.register()
+    module.sharing.register()
     _registered = True
 
 

@@ -71,6 +71,7 @@ ABSENT = {
         *("memory_cached", "max_memory_cached", "reset_max_memory_cached"),
         *("CUDAPluggableAllocator", "change_current_allocator", "MemPool", "use_mem_pool"),
     },
+    "graphs": {"CUDAGraph"},
     "random": set(),
     "streams": set(),
 }

@@ -1,6 +1,9 @@
 """Memory: what the caching allocators hold, their statistics, limits and raw access."""
 
+import os
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +11,16 @@ import torch
 from torch_openreg import _C
 from torch_openreg.openreg import _utils
 from torch_openreg.openreg.initialization import _lazy_init, is_initialized
+from torch_openreg.openreg.memory_history import (  # noqa: F401
+    _allocation_traceback,
+    _dump_snapshot,
+    _get_memory_metadata,
+    _record_memory_history,
+    _set_allocator_settings,
+    _set_memory_metadata,
+    _snapshot,
+)
+from torch_openreg.openreg.memory_pool import MemPool, use_mem_pool  # noqa: F401
 
 
 def empty_cache() -> None:
@@ -130,18 +143,26 @@ def reset_accumulated_host_memory_stats() -> None:
     _C._reset_accumulated_host_memory_stats()
 
 
-def memory_snapshot() -> list[dict[str, Any]]:
+def memory_snapshot(
+    mempool_id: tuple[int, int] | None = None, include_traces: bool = True
+) -> list[dict[str, Any]]:
     """Return the segments that the allocator holds of all devices.
+
+    Args:
+        mempool_id (tuple of two ints, optional): only those of this private pool.
+        include_traces (bool): of no effect here, since segments are all that is
+            returned; `_snapshot` has the traces.
 
     Each is a dictionary with device, address, total_size, allocated_size,
     active_size, requested_size (bytes), stream (handle), segment_type ("small" or
-    "large"), segment_pool_id, is_expandable and blocks; a block has address, size,
-    requested_size and state ("active_allocated", "active_pending_free" or
-    "inactive").
+    "large"), segment_pool_id, is_expandable, frames and blocks; a block has address,
+    size, requested_size, frames and state ("active_allocated",
+    "active_pending_free" or "inactive"). Frames are empty unless
+    `_record_memory_history` is on.
     """
     if not is_initialized():
         return []
-    return _C._memory_snapshot()
+    return _C._memory_snapshot(mempool_id, False)["segments"]
 
 
 def memory_summary(device: Any = None, abbreviated: bool = False) -> str:
@@ -251,6 +272,67 @@ def caching_allocator_delete(mem_ptr: int) -> None:
         ValueError: the address is not one of these, or is freed already.
     """
     _C._caching_allocator_delete(mem_ptr)
+
+
+def caching_allocator_enable(value: bool = True) -> None:
+    """Turn the caching of freed device memory on or off, for all devices.
+
+    While it is off, memory goes back to the device once it is free and the work
+    that used it is done.
+    """
+    if is_initialized():
+        _C._caching_allocator_enable(value)
+
+
+@contextmanager
+def caching_allocator_disabled() -> Iterator[None]:
+    """Turn the caching of freed device memory off for a block."""
+    before = _C._caching_allocator_is_enabled()
+    caching_allocator_enable(False)
+    try:
+        yield
+    finally:
+        caching_allocator_enable(before)
+
+
+def attach_out_of_memory_observer(observer: Callable[[int, int, int, int], None]) -> None:
+    """Have a function called when a device is out of memory, before the error is raised.
+
+    It is called for as long as the process lives, on the thread that ran out of
+    memory, with the device's index, the bytes asked for, the bytes that tensors
+    hold and the bytes that the device has free. What it raises is reported as
+    unraisable. It is not called for memory that a running kernel needed: its
+    thread has no Python; the kernel's error tells of it.
+    """
+    if not callable(observer):
+        raise TypeError(f"observer must be callable, but got {type(observer).__name__}")
+    _C._attach_out_of_memory_observer(lambda *args: observer(*args))
+
+
+def list_gpu_processes(device: Any = None) -> str:
+    """Return a table of the processes that use a device, to read.
+
+    There is one, this: an emulated device belongs to its process.
+    """
+    index = _utils._get_device_index(device, optional=True)
+    used = memory_reserved(index) / 2**20
+    line = f"process {os.getpid():>10d} uses {used:>12.3f} MB GPU memory"
+    return f"GPU:{index}\n" + (line if used else "no processes are running")
+
+
+def memory_cached(device: Any = None) -> int:
+    """Do as `memory_reserved`; torch.cuda's older name."""
+    return memory_reserved(device)
+
+
+def max_memory_cached(device: Any = None) -> int:
+    """Do as `max_memory_reserved`; torch.cuda's older name."""
+    return max_memory_reserved(device)
+
+
+def reset_max_memory_cached(device: Any = None) -> None:
+    """Do as `reset_peak_memory_stats`; torch.cuda's older name."""
+    reset_peak_memory_stats(device)
 
 
 def get_allocator_backend() -> str:
