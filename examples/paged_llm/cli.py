@@ -42,6 +42,7 @@ def parser() -> Parser:
     add("--cache-dir", metavar="DIR", help="for converted models ($XDG_CACHE_HOME/paged_llm)")
     add("--device", help="where to run (the accelerator if there is one, else cpu)")
     add("--compare", metavar="DEVICE", help="then do the same on this device, and compare")
+    add("--graph", action="store_true", help="capture decode steps as graphs and replay them")
     add("--dtype", choices=DTYPES, default="float32", help="of weights and cache (float32)")
 
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (0)")
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.compare is not None:
         pick_device(args.compare, "compare")  # before the work, not after it
     with open_output(args.output) as file:
-        llm = make_llm(args, args.device, args.num_blocks)
+        llm = make_llm(args, args.device, args.num_blocks, args.graph)
         printer = Printer(prompts, file)
         try:
             for piece in llm.stream(prompts, params, chat=not args.raw):
@@ -134,7 +135,9 @@ def open_output(path: str | None) -> AbstractContextManager[IO[str] | None]:
         raise InputError("output", f"cannot write {path}: {error.strerror}") from None
 
 
-def make_llm(args: argparse.Namespace, device: str | None, num_blocks: int | None) -> LLM:
+def make_llm(
+    args: argparse.Namespace, device: str | None, num_blocks: int | None, graph: bool = False
+) -> LLM:
     return LLM(
         args.model,
         device,
@@ -143,6 +146,7 @@ def make_llm(args: argparse.Namespace, device: str | None, num_blocks: int | Non
         block_size=args.block_size,
         num_blocks=num_blocks,
         token_budget=args.token_budget,
+        graph=graph,
         cache_dir=args.cache_dir,
     )
 

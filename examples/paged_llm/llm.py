@@ -63,7 +63,7 @@ class LLM:
 
     `model`: a GGUF file or a Hugging Face directory of a Llama, None for the packaged SmolLM2.
     `device`: None for the accelerator if there is one. `num_blocks`: None to choose by free memory.
-    `token_budget`: tokens in a step, at most.
+    `token_budget`: tokens in a step, at most. `graph`: captures decode steps and replays them.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class LLM:
         num_blocks: int | None = None,
         token_budget: int = 512,
         prefix_caching: bool = True,
+        graph: bool = False,
         cache_dir: str | os.PathLike | None = None,
     ):
         sizes = {"max_batch": max_batch, "block_size": block_size, "num_blocks": num_blocks}
@@ -103,6 +104,7 @@ class LLM:
             max_batch,
             block_size,
             num_blocks,
+            graph,
         )
         self.blocks = BlockManager(self.runner.num_blocks, block_size, prefix_caching)
         self.scheduler = Scheduler(self.blocks, max_batch, token_budget)

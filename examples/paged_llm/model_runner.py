@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .decode_graph import DecodeGraphs
 from .errors import InputError
 from .model import AttentionGroup, Llama, LlamaConfig, Step
 from .sampler import sample
@@ -53,6 +54,7 @@ class ModelRunner:
         max_batch: int,
         block_size: int,
         num_blocks: int | None,
+        graph: bool = False,
     ):
         self.device = device
         self.max_batch = max_batch
@@ -60,6 +62,7 @@ class ModelRunner:
         self.model = Llama(config, weights, device, dtype)
         # [layers, blocks, block_size, 2 K, D]
         self.kv_cache = self._allocate_cache(config, dtype, num_blocks)
+        self.graphs = DecodeGraphs(self.model, self.kv_cache, block_size) if graph else None
 
     @property
     def num_blocks(self) -> int:
@@ -93,10 +96,14 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
         """Computes the chunks; the next token of each sequence that one ends. Waits for it once."""
-        groups = group_chunks(chunks)
-        chunks = [chunk for group in groups for chunk in group]
-        seqs = [chunk.seq for chunk in chunks if chunk.samples]
-        logits = self.model.forward(self._prepare(groups), self.kv_cache)
+        if self.graphs and all(chunk.num_tokens == 1 and chunk.samples for chunk in chunks):
+            seqs = [chunk.seq for chunk in chunks]
+            logits = self.graphs.run(chunks)
+        else:
+            groups = group_chunks(chunks)
+            chunks = [chunk for group in groups for chunk in group]
+            seqs = [chunk.seq for chunk in chunks if chunk.samples]
+            logits = self.model.forward(self._prepare(groups), self.kv_cache)
         return list(zip(seqs, sample(logits, seqs).tolist(), strict=True)) if seqs else []
 
     def _prepare(self, groups: list[list[Chunk]]) -> Step:
