@@ -83,12 +83,14 @@ void check_hardtanh(const at::Tensor& self, const at::Scalar& min, const at::Sca
 }
 
 void check_floating(const at::Tensor& self, const char* op) {
-  TORCH_CHECK(at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()), op,
-              " only support floating point and complex dtypes");
+  const bool is_single = std::string_view(op) == "std" || std::string_view(op) == "var";
+  TORCH_CHECK(at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()),
+              is_single ? "std and var" : op, " only support floating point and complex dtypes");
 }
 
 void check_nansum(const at::Tensor& self) {
-  TORCH_CHECK(!at::isComplexType(self.scalar_type()), "nansum does not support complex inputs");
+  TORCH_CHECK(!at::isComplexType(self.scalar_type()),
+              "nansum on CPU does not support complex inputs");
 }
 
 void check_not_empty(const at::Tensor& self, const char* op) {
@@ -134,8 +136,9 @@ void check_standard_deviation(double std) {
 void check_uniform(const at::Tensor& self, double from, double to) {
   TORCH_CHECK(from <= to, "uniform_ expects to return a [from, to) range, but found from=", from,
               " > to=", to);
-  TORCH_CHECK(at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()),
-              "\"check_uniform_bounds\" not implemented for '", self.scalar_type(), "'");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()),
+      "\"check_uniform_bounds\" not implemented for '", self.scalar_type(), "'");
 }
 
 void check_positive(double value, const char* op, const char* name) {

@@ -5,6 +5,7 @@
 // a copy between two devices makes each one's current stream wait for the other.
 
 #include <ATen/ExpandUtils.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/_local_scalar_dense_cpu_dispatch.h>
 #include <ATen/ops/copy_native.h>
 #include <torch/library.h>
@@ -13,6 +14,7 @@
 #include "aten/Resize.h"
 #include "kernels/AliasPool.h"
 #include "kernels/KernelScope.h"
+#include "runtime/Capture.h"
 #include "runtime/Event.h"
 #include "runtime/HostAllocator.h"
 #include "runtime/Stream.h"
@@ -86,8 +88,14 @@ void copy_host_device(const at::Tensor& self, const at::Tensor& src, bool non_bl
   const bool to_device = self.is_privateuseone();
   const at::Tensor& host = to_device ? src : self;
   const auto device = (to_device ? self : src).get_device();
+  const bool pinned = non_blocking && is_pinned(host);
+  if (!pinned) {
+    c10::openreg::check_not_capturing(
+        c10::openreg::current_stream_handle(device),
+        "a copy between the CPU and the device, other than non_blocking with pinned memory");
+  }
   self.storage().mutable_data();
-  if (to_device && src.nbytes() <= kCapturedBytes && !(non_blocking && is_pinned(host))) {
+  if (to_device && src.nbytes() <= kCapturedBytes && !pinned) {
     launch_copy(device, self, src);
     return;
   }
@@ -116,6 +124,8 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& src, bool non_blocking) {
     return self;
   }
   check_broadcast(self, src);
+  at::assert_no_internal_overlap(self);
+  at::assert_no_partial_overlap(self, src);
   TORCH_CHECK((self.is_privateuseone() || self.is_cpu()) &&
                   (src.is_privateuseone() || src.is_cpu()),
               "openreg tensors can be copied to and from the CPU and other openreg devices, got ",

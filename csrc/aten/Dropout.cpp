@@ -10,6 +10,7 @@
 #include <ATen/ops/native_dropout_ops.h>
 #include <torch/library.h>
 
+#include "aten/Boxed.h"
 #include "aten/Fallback.h"
 #include "aten/Launch.h"
 #include "aten/LayerShapes.h"
@@ -69,7 +70,7 @@ native_dropout_backward(const at::Tensor& grad_output, const at::Tensor& mask, d
                          mask.scalar_type() == at::kBool && grad_output.sizes() == mask.sizes() &&
                          mask.is_privateuseone();
   if (!is_simple) {
-    return call_fallback<at::_ops::native_dropout_backward>(grad_output, mask, scale);
+    return call_boxed<at::_ops::native_dropout_backward>(grad_output, mask, scale);
   }
   SameDevice devices("wrapper_openreg_native_dropout_backward");
   devices.check(grad_output, "grad_output");

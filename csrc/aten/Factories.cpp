@@ -43,6 +43,9 @@ c10::DeviceIndex index_of(std::optional<at::Device> device) {
 }
 
 at::Tensor make(c10::DeviceIndex device, size_t nbytes, at::ScalarType dtype) {
+  if (C10_UNLIKELY(dtype == at::kComplexHalf)) {
+    TORCH_WARN_ONCE("ComplexHalf support is experimental and many operators don't support it yet.");
+  }
   return at::detail::make_tensor_base<c10::TensorImpl>(c10::Storage(new_storage(device, nbytes)),
                                                        kKeys, c10::scalarTypeToTypeMeta(dtype));
 }

@@ -1,47 +1,50 @@
 // The boxed fallback: every operator with a CPU kernel, ATen's or another
 // library's, that has no asynchronous registration. Waits for the stream, runs
 // the CPU kernel on the calling thread with aliases of the arguments, and takes
-// its results over where they lie. Nothing is copied.
-//
-// Note [Adoption]
-// While the kernel runs, its allocations come from the device (Note [Kernel
-// memory]). So a result's storage can become a device storage by a change of
-// owner. Three cases must not be adopted: a result that is an argument (returned
-// as such), a result that shares an argument's storage (becomes a view of it),
-// and memory the kernel got elsewhere (copied).
+// its results over where they lie (FallbackTensors.h). Nothing is copied.
 
 #include "aten/Fallback.h"
 
 #include <torch/library.h>
 
-#include <cstring>
-#include <unordered_map>
+#include <string>
+#include <unordered_set>
 
 #include "aten/FallbackLog.h"
+#include "aten/FallbackTensors.h"
 #include "aten/Random.h"
-#include "device/openreg_kernel.h"
-#include "kernels/AliasPool.h"
 #include "kernels/KernelScope.h"
+#include "runtime/Capture.h"
+#include "runtime/Functions.h"
 
 namespace at::openreg {
 namespace {
 
-namespace CachingAllocator = c10::openreg::CachingAllocator;
-
 // Operators of ATen that take CPU tensors of any size beside device tensors.
 bool allows_cpu_tensors(const c10::OperatorName& name) {
-  static const std::unordered_map<std::string, int> names = {
-      {"aten::index.Tensor_out", 0},
-      {"aten::_index_put_impl_", 0},
-      {"aten::index_put_", 0},
-      {"aten::_ctc_loss.Tensor", 0},
-      {"aten::_ctc_loss_backward.Tensor", 0},
-      {"aten::_pack_padded_sequence", 0},
-      {"aten::_fused_adam_", 0},
-      {"aten::_fused_adamw_", 0},
-      {"aten::_fused_adagrad_", 0},
+  static const std::unordered_set<std::string> names = {
+      "aten::index.Tensor_out",
+      "aten::_index_put_impl_",
+      "aten::index_put_",
+      "aten::_ctc_loss.Tensor",
+      "aten::_ctc_loss_backward.Tensor",
+      "aten::_pack_padded_sequence",
+      "aten::_fused_adam_",
+      "aten::_fused_adamw_",
+      "aten::_fused_adagrad_",
+      "aten::_nested_from_padded",
+      "aten::quantize_per_channel",
   };
   return name.name.rfind("aten::", 0) != 0 || names.count(c10::toString(name)) > 0;
+}
+
+// The key of the CPU kernel for tensors with these keys: the layout's that the
+// dispatcher ranks highest.
+c10::DispatchKey cpu_key(c10::DispatchKeySet keys) {
+  constexpr c10::DispatchKeySet layouts({c10::DispatchKey::Dense, c10::DispatchKey::Quantized,
+                                         c10::DispatchKey::Sparse, c10::DispatchKey::SparseCsr,
+                                         c10::DispatchKey::NestedTensor});
+  return ((keys & layouts) | c10::DispatchKeySet(c10::DispatchKey::CPU)).highestPriorityTypeId();
 }
 
 class FallbackCall {
@@ -55,39 +58,32 @@ class FallbackCall {
     for (const auto& argument : arguments) {
       find_device(argument);
     }
-    TORCH_CHECK_NOT_IMPLEMENTED(device_ >= 0 &&
-                                    op_.hasComputedKernelForDispatchKey(c10::DispatchKey::CPU),
-                                "Could not run '", op_.operator_name(),
-                                "' with arguments from the 'openreg' backend: "
-                                "it has no CPU kernel that the device could run");
-    log_fallback(c10::toString(op_.operator_name()));
+    TORCH_CHECK_NOT_IMPLEMENTED(device_ >= 0, "Could not run '", op_.operator_name(),
+                                "' for the 'openreg' backend: no argument names a device");
     const orStream_t stream = c10::openreg::current_stream_handle(device_);
+    c10::openreg::check_not_capturing(stream, schema.name().c_str());
     OPENREG_CHECK(orStreamSynchronize(stream));
+    tensors_.emplace(device_);
     const size_t begin = stack_->size() - count;
     for (size_t i = 0; i < count; ++i) {
       (*stack_)[begin + i] = to_alias((*stack_)[begin + i], schema.arguments()[i].name());
     }
-    run_on_host_thread(device_, stream, [this] {
-      op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack_);
-    });
-    if (draw_.has_value()) {
-      draw_.reset();
-    }
-    const size_t returns = schema.returns().size();
-    for (auto& argument : originals_) {
-      update_original(argument);
-    }
-    for (size_t i = stack_->size() - returns; i < stack_->size(); ++i) {
+    const c10::DispatchKey key = cpu_key(keys_);
+    TORCH_CHECK_NOT_IMPLEMENTED(op_.hasComputedKernelForDispatchKey(key), "Could not run '",
+                                op_.operator_name(),
+                                "' with arguments from the 'openreg' backend: it has no ", key,
+                                " kernel that the device could run");
+    log_fallback(c10::toString(op_.operator_name()));
+    run_on_host_thread(device_, stream,
+                       [&] { op_.redispatchBoxed(c10::DispatchKeySet(key), stack_); });
+    draw_.reset();
+    tensors_->update_arguments();
+    for (size_t i = stack_->size() - schema.returns().size(); i < stack_->size(); ++i) {
       (*stack_)[i] = to_device((*stack_)[i]);
     }
   }
 
  private:
-  struct Original {
-    at::Tensor tensor;
-    at::Tensor alias;
-  };
-
   void find_device(const c10::IValue& value) {
     if (value.isTensor()) {
       const auto& tensor = value.toTensor();
@@ -145,130 +141,31 @@ class FallbackCall {
       return tensor;
     }
     if (!tensor.is_privateuseone()) {
-      TORCH_CHECK(tensor.dim() == 0 || allows_cpu_tensors(op_.operator_name()),
-                  "Expected all tensors to be on the same device, but got ", argument, " is on ",
-                  tensor.device(), ", different from other tensors on openreg:", int(device_),
-                  " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");
+      check_device(tensor, argument, tensor.dim() == 0 || allows_cpu_tensors(op_.operator_name()));
+      keys_ = keys_ | tensor.key_set();
       return tensor;
     }
-    TORCH_CHECK(tensor.get_device() == device_,
-                "Expected all tensors to be on the same device, but got ", argument, " is on ",
-                tensor.device(), ", different from other tensors on openreg:", int(device_),
+    check_device(tensor, argument, tensor.get_device() == device_);
+    at::Tensor alias = tensors_->alias_of(tensor);
+    keys_ = keys_ | alias.key_set();
+    return alias;
+  }
+
+  void check_device(const at::Tensor& tensor, const std::string& argument, bool allowed) {
+    TORCH_CHECK(allowed, "Expected all tensors to be on the same device, but got ", argument,
+                " is on ", tensor.device(),
+                ", different from other tensors on openreg:", int(device_),
                 " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");
-    TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided, "openreg has no ", tensor.layout(),
-                                " kernel for '", op_.operator_name(), "'");
-    for (const auto& original : originals_) {
-      if (original.tensor.is_same(tensor)) {
-        return original.alias;
-      }
-    }
-    const at::Storage& storage = tensor.storage();
-    auto [it, is_new] = storages_.try_emplace(storage.unsafeGetStorageImpl());
-    if (is_new) {
-      // The kernel may write: a copy-on-write storage gets its copy now.
-      storage.mutable_data();
-      it->second = {storage, alias_storage(storage)};
-    }
-    originals_.push_back({tensor, alias_tensor(tensor, it->second.second)});
-    return originals_.back().alias;
-  }
-
-  // The device storage for a storage that the kernel returned.
-  at::Storage device_storage(const at::Storage& storage) {
-    for (const auto& entry : storages_) {
-      if (entry.second.second.is_alias_of(storage)) {
-        return entry.second.first;
-      }
-    }
-    auto [it, is_new] = adopted_.try_emplace(storage.unsafeGetStorageImpl());
-    if (is_new) {
-      it->second = {storage, at::Storage(c10::make_intrusive<c10::StorageImpl>(
-                                 c10::StorageImpl::use_byte_size_t(), storage.nbytes(),
-                                 take_over(storage), CachingAllocator::get(),
-                                 /*resizable=*/true))};
-    }
-    return it->second.second;
-  }
-
-  // A device DataPtr with the bytes of a CPU storage, by change of owner if its
-  // memory is the device's.
-  c10::DataPtr take_over(const at::Storage& storage) {
-    auto& data = const_cast<c10::DataPtr&>(storage.data_ptr());
-    const auto memory = release_kernel_memory(data);
-    if (memory.block != nullptr) {
-      return CachingAllocator::to_data_ptr(memory, device_);
-    }
-    c10::DataPtr copy = CachingAllocator::allocate(storage.nbytes(), device_,
-                                                   c10::openreg::current_stream_handle(device_),
-                                                   CachingAllocator::Order::Execution);
-    if (storage.nbytes() > 0 && storage.data() != nullptr) {
-      std::memcpy(orBacking(copy.get()), storage.data(), storage.nbytes());
-    }
-    return copy;
-  }
-
-  // An argument whose storage or geometry the kernel changed (out= that grew).
-  void update_original(const Original& original) {
-    const at::Storage& device = original.tensor.storage();
-    const at::Storage& alias = original.alias.storage();
-    const auto& pair = storages_.at(device.unsafeGetStorageImpl());
-    if (alias.is_alias_of(pair.second)) {
-      const bool moved = alias.nbytes() > 0 &&
-                         (device.data() == nullptr || alias.data() != orBacking(device.data()));
-      if (moved) {
-        const size_t nbytes = alias.nbytes();
-        device.set_data_ptr_noswap(take_over(alias));
-        device.set_nbytes(nbytes);
-      }
-    } else {
-      original.tensor.unsafeGetTensorImpl()->set_storage_keep_dtype(device_storage(alias));
-    }
-    auto* impl = original.tensor.unsafeGetTensorImpl();
-    if (impl->sizes() != original.alias.sizes() || impl->strides() != original.alias.strides() ||
-        impl->storage_offset() != original.alias.storage_offset()) {
-      impl->set_storage_offset(original.alias.storage_offset());
-      impl->set_sizes_and_strides(original.alias.sizes(), original.alias.strides());
-    }
-    if (original.tensor.is_conj() != original.alias.is_conj()) {
-      original.tensor._set_conj(original.alias.is_conj());
-    }
-  }
-
-  at::Tensor tensor_to_device(const at::Tensor& tensor) {
-    if (!tensor.defined() || !tensor.is_cpu()) {
-      return tensor;
-    }
-    for (const auto& original : originals_) {
-      if (original.alias.is_same(tensor)) {
-        return original.tensor;
-      }
-    }
-    TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided && !tensor.is_quantized(), "'",
-                                op_.operator_name(), "' makes a tensor of layout ", tensor.layout(),
-                                ", which openreg does not have");
-    at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
-        device_storage(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-        tensor.dtype());
-    auto* impl = result.unsafeGetTensorImpl();
-    impl->set_storage_offset(tensor.storage_offset());
-    impl->set_sizes_and_strides(tensor.sizes(), tensor.strides());
-    if (tensor.is_conj()) {
-      result._set_conj(true);
-    }
-    if (tensor.is_neg()) {
-      result._set_neg(true);
-    }
-    return result;
   }
 
   c10::IValue to_device(const c10::IValue& value) {
     if (value.isTensor()) {
-      return tensor_to_device(value.toTensor());
+      return tensors_->to_device(value.toTensor());
     }
     if (value.isTensorList()) {
       c10::List<at::Tensor> list;
       for (const at::Tensor& tensor : value.toTensorList()) {
-        list.push_back(tensor_to_device(tensor));
+        list.push_back(tensors_->to_device(tensor));
       }
       return list;
     }
@@ -278,19 +175,28 @@ class FallbackCall {
   const c10::OperatorHandle& op_;
   torch::jit::Stack* stack_;
   c10::DeviceIndex device_ = -1;
+  c10::DispatchKeySet keys_; // of the aliases
+  std::optional<FallbackTensors> tensors_;
   std::optional<OpenRegGeneratorImpl::Draw> draw_;
-  std::vector<Original> originals_;
-  // Device storage -> itself and its alias.
-  std::unordered_map<c10::StorageImpl*, std::pair<at::Storage, at::Storage>> storages_;
-  // Storage made by the kernel -> itself (kept, so that its address stays
-  // unique) and the device storage that took it over.
-  std::unordered_map<c10::StorageImpl*, std::pair<at::Storage, at::Storage>> adopted_;
 };
 
 } // namespace
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   FallbackCall(op, stack).run();
+}
+
+void fall_back_for_the_rest(torch::Library& library,
+                            c10::DispatchKey cpu,
+                            c10::DispatchKey device) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getRegistrationsForDispatchKey(cpu)) {
+    const auto op = dispatcher.findOp(name);
+    if (name.getNamespace() == "aten" && op.has_value() && !op->hasKernelForDispatchKey(device)) {
+      library.impl(c10::toString(name).c_str(),
+                   torch::CppFunction::makeFromBoxedFunction<&fallback>());
+    }
+  }
 }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {

@@ -5,7 +5,7 @@
 #include <ATen/ops/_index_put_impl_ops.h>
 #include <torch/library.h>
 
-#include "aten/Fallback.h"
+#include "aten/Boxed.h"
 #include "aten/Launch.h"
 #include "aten/LayerShapes.h"
 #include "aten/Overlap.h"
@@ -21,7 +21,7 @@ bool is_mask(const at::Tensor& index) {
 }
 
 // Whether sizes and dtypes are right, as far as they can be known here: how many
-// elements a mask selects is data. What is not well-formed takes the fallback,
+// elements a mask selects is data. What is not well-formed is launched boxed,
 // whose errors are the CPU's.
 bool is_well_formed(const at::Tensor& self, const Indices& indices, const at::Tensor& value) {
   if (self.scalar_type() != value.scalar_type() || self.numel() == 0 || value.numel() == 0 ||
@@ -95,7 +95,7 @@ at::Tensor& index_put_impl_(at::Tensor& self,
                             bool accumulate,
                             bool unsafe) {
   if (!is_well_formed(self, indices, values)) {
-    return call_fallback<at::_ops::_index_put_impl_>(self, indices, values, accumulate, unsafe);
+    return call_boxed<at::_ops::_index_put_impl_>(self, indices, values, accumulate, unsafe);
   }
   SameDevice devices("wrapper_openreg__index_put_impl_");
   devices.check(self, "self");

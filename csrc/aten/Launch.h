@@ -27,6 +27,7 @@
 
 #include "kernels/AliasPool.h"
 #include "kernels/KernelScope.h"
+#include "kernels/Rehearsal.h"
 #include "runtime/Stream.h"
 
 namespace at::openreg {
@@ -38,6 +39,15 @@ struct Capture {
   explicit Capture(T v) : value(std::move(v)) {}
   T get() {
     return value;
+  }
+};
+
+template <>
+struct Capture<std::optional<at::Generator>> {
+  std::optional<at::Generator> value;
+  explicit Capture(std::optional<at::Generator> v) : value(std::move(v)) {}
+  const std::optional<at::Generator>& get() {
+    return generator_of_kernel(value);
   }
 };
 
@@ -111,7 +121,12 @@ class CapturedTensors {
     args_.push_back(std::move(arg));
   }
 
+  const c10::SmallVector<TensorArg, 3>& args() const {
+    return args_;
+  }
+
   const std::vector<at::Tensor>& materialize() {
+    aliases_.clear(); // a graph runs a launch again also when the kernel threw
     aliases_.reserve(args_.size());
     for (const auto& arg : args_) {
       aliases_.push_back(arg.materialize());
@@ -275,7 +290,50 @@ class KernelCall {
     std::apply([](auto&... arg) { (release_one(arg), ...); }, args_);
   }
 
+  // A number for the kernel and its arguments' dtypes.
+  uint64_t signature() const {
+    auto number = reinterpret_cast<uint64_t>(function_);
+    for_each_value([&](const auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, TensorArg>) {
+        number = number * 67 + (value.defined() ? static_cast<uint64_t>(value.dtype()) + 1 : 0);
+      } else if constexpr (std::is_pointer_v<std::decay_t<decltype(value)>>) {
+        number = number * 67 + reinterpret_cast<uint64_t>(value);
+      }
+    });
+    return number;
+  }
+
+  size_t size_in_bytes() const {
+    size_t size = 0;
+    for_each_value([&](const auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, TensorArg>) {
+        size += value.size_in_bytes();
+      }
+    });
+    return size;
+  }
+
  private:
+  // Visits what is captured, the tensors of lists one by one.
+  template <class F>
+  void for_each_value(const F& visit) const {
+    const auto each = [&](const auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, CapturedTensors>) {
+        for (const TensorArg& arg : value.args()) {
+          visit(arg);
+        }
+      } else {
+        visit(value);
+      }
+    };
+    const auto visit_capture = [&](const auto& arg) {
+      if constexpr (requires { arg.value; }) {
+        each(arg.value);
+      }
+    };
+    std::apply([&](const auto&... arg) { (visit_capture(arg), ...); }, args_);
+  }
+
   template <class C>
   static void release_one(C& capture) {
     if constexpr (requires { capture.release(); }) {
@@ -350,9 +408,21 @@ struct FunctionalClosure {
   std::array<TensorArg, N> outputs;
 };
 
+// Raises if the launch's kernel has no code for its dtypes, as far as that can be
+// told at little cost.
+template <class Closure>
+void check_dtypes_of(Closure& closure, const char* name) {
+  constexpr size_t kSmall = 4 << 20;
+  const uint64_t signature = closure.call.signature();
+  if (C10_UNLIKELY(!dtypes_are_known(signature)) && std::string_view(name).starts_with("aten::") &&
+      closure.call.size_in_bytes() <= kSmall) {
+    check_dtypes(signature, [&] { closure.run(); });
+  }
+}
+
 // Queues Closure(args...) on the current stream of `device`. The closure is made
 // here and moved once, into the queue.
-template <class Closure, class... A>
+template <class Closure, bool kRehearsed = true, class... A>
 void submit(c10::DeviceIndex device, const char* name, A&&... args) {
   using Move = void (*)(void*, void*);
   static constexpr Move move =
@@ -377,6 +447,14 @@ void submit(c10::DeviceIndex device, const char* name, A&&... args) {
     explicit Slot(A&&... a) : closure(std::forward<A>(a)...) {}
     ~Slot() {}
   } slot(std::forward<A>(args)...);
+  if constexpr (kRehearsed && requires { slot.closure.call.signature(); }) {
+    try {
+      check_dtypes_of(slot.closure, name);
+    } catch (...) {
+      slot.closure.~Closure();
+      throw;
+    }
+  }
   const orError_t error =
       orLaunch(c10::openreg::current_stream_handle(device), name, &type, &slot.closure);
   if (C10_UNLIKELY(error != orSuccess)) {
@@ -390,10 +468,12 @@ void submit(c10::DeviceIndex device, const char* name, A&&... args) {
 
 // Queues kernel(args...) on the current stream of `device`. `name` is the
 // operator's and lives for ever. Arguments that the kernel writes to are
-// tensors of the device with their final sizes.
-template <class R, class... P, class... A>
+// tensors of the device with their final sizes. `kRehearsed`: the kernel may run
+// on zeros, as one that trusts indices may not.
+template <bool kRehearsed = true, class R, class... P, class... A>
 void launch(c10::DeviceIndex device, const char* name, R (*kernel)(P...), A&&... args) {
-  submit<InplaceClosure<KernelCall<R, P...>>>(device, name, kernel, std::forward<A>(args)...);
+  submit<InplaceClosure<KernelCall<R, P...>>, kRehearsed>(device, name, kernel,
+                                                          std::forward<A>(args)...);
 }
 
 // The same for a kernel that returns its results; they are written to

@@ -3,16 +3,25 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/StorageImpl.h>
 #include <c10/core/TensorImpl.h>
+#include <c10/core/alignment.h>
 #include <c10/util/Exception.h>
+#include <c10/util/accumulate.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "device/openreg_kernel.h"
+#include "kernels/RehearsedData.h"
+#include "runtime/Capture.h"
+#include "runtime/Stream.h"
 
 namespace at::openreg {
 namespace {
 
 constexpr c10::DispatchKeySet kCpuKeys(c10::DispatchKey::CPU);
+
+thread_local constinit ZeroAliases* zero_aliases = nullptr;
+thread_local constinit bool with_ones = false;
 
 void* backing_or_null(void* device_pointer) {
   return device_pointer == nullptr ? nullptr : orBacking(device_pointer);
@@ -62,6 +71,11 @@ void TensorArg::capture_host(const at::Tensor& tensor) {
               "Expected all tensors to be on the same device, but found at least two devices, "
               "openreg and ",
               tensor.device(), "!");
+  if (tensor.dim() > 0) {
+    c10::openreg::check_not_capturing(
+        c10::openreg::current_stream_handle(c10::openreg::current_device()),
+        "a CPU tensor as an argument");
+  }
   const auto sizes = tensor.sizes();
   sizes_and_strides_.resize(sizes.size());
   sizes_and_strides_.set_sizes(sizes);
@@ -89,7 +103,8 @@ const at::Tensor& TensorArg::materialize() const {
     case Kind::Undefined:
       return undefined;
     case Kind::Device:
-      data = backing_or_null(base_);
+      data = C10_UNLIKELY(zero_aliases != nullptr) ? zero_aliases->memory_for(base_, nbytes_)
+                                                   : backing_or_null(base_);
       break;
     case Kind::Inline:
       data = const_cast<char*>(value_);
@@ -113,7 +128,45 @@ const at::Tensor& TensorArg::materialize() const {
       alias._set_neg(true);
     }
   }
+  if (C10_UNLIKELY(with_ones && zero_aliases != nullptr && kind_ == Kind::Device)) {
+    alias.fill_(1);
+  }
   return alias;
+}
+
+bool& rehearses_with_ones() {
+  return with_ones;
+}
+
+size_t TensorArg::size_in_bytes() const {
+  return c10::multiply_integers(sizes_and_strides_.sizes_arrayref()) * c10::elementSize(dtype_);
+}
+
+ZeroAliases::ZeroAliases() {
+  zero_aliases = this;
+}
+
+ZeroAliases::~ZeroAliases() {
+  zero_aliases = nullptr;
+}
+
+ZeroAliases* ZeroAliases::of_thread() {
+  return zero_aliases;
+}
+
+void* ZeroAliases::memory_for(void* base, size_t nbytes) {
+  if (base == nullptr) {
+    return nullptr;
+  }
+  // Aligned as the CPU allocator does, which kernels' vector instructions count on.
+  const size_t space = nbytes + c10::gAlignment;
+  const auto it = memory_.try_emplace(base, std::calloc(space, 1), &std::free).first;
+  if (it->second == nullptr) {
+    throw std::bad_alloc();
+  }
+  void* data = it->second.get();
+  size_t left = space;
+  return std::align(c10::gAlignment, nbytes, data, left);
 }
 
 AliasPool& AliasPool::of_thread() {

@@ -14,6 +14,7 @@
 
 #include <deque>
 #include <memory>
+#include <unordered_map>
 
 #include "runtime/Exception.h"
 
@@ -31,6 +32,15 @@ class OPENREG_API TensorArg {
   // A CPU tensor for the running kernel; the pool's until the kernel ends.
   const at::Tensor& materialize() const;
 
+  bool defined() const {
+    return kind_ != Kind::Undefined;
+  }
+  at::ScalarType dtype() const {
+    return dtype_;
+  }
+  // Bytes of the elements.
+  size_t size_in_bytes() const;
+
  private:
   enum class Kind : uint8_t { Undefined, Device, Inline, Host };
 
@@ -47,6 +57,23 @@ class OPENREG_API TensorArg {
   bool wrapped_number_ = false;
   alignas(16) char value_[16];   // Inline: the element
   std::unique_ptr<char[]> host_; // Host: a contiguous copy
+};
+
+// While one lives, the thread's device arguments become tensors of zeros, in
+// memory of their own (Note [Rehearsal]).
+class OPENREG_API ZeroAliases {
+ public:
+  ZeroAliases();
+  ~ZeroAliases();
+  ZeroAliases(const ZeroAliases&) = delete;
+  ZeroAliases& operator=(const ZeroAliases&) = delete;
+
+  // Those of the calling thread, or null.
+  static ZeroAliases* of_thread();
+  void* memory_for(void* base, size_t nbytes);
+
+ private:
+  std::unordered_map<void*, std::unique_ptr<void, void (*)(void*)>> memory_;
 };
 
 class AliasPool {

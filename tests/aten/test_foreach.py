@@ -151,7 +151,7 @@ def test_clip_grad_norm():
         for parameter, gradient in zip(layers.parameters(), gradients, strict=True):
             parameter.grad = gradient.to(device, copy=True)
         norms.append(torch.nn.utils.clip_grad_norm_(layers.parameters(), 1.0, foreach=True).cpu())
-        norms.extend(p.grad.cpu() for p in layers.parameters())
+        norms.extend(p.grad.cpu().clone() for p in layers.parameters())
     half = len(norms) // 2
     for a, e in zip(norms[half:], norms[:half], strict=True):
         assert torch.equal(a, e)

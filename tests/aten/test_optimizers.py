@@ -70,10 +70,8 @@ def test_capturable(name, foreach):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["LBFGS", "Adafactor", "SparseAdam"])
+@pytest.mark.parametrize("name", ["LBFGS", "Adafactor"])
 def test_other_optimizers_run(name):
-    if name == "SparseAdam":
-        pytest.skip("sparse tensors have no device kernels yet")
     results = []
     for device in ("cpu", "openreg"):
         torch.manual_seed(0)
