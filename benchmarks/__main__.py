@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-NAMES = ["small_operators", "large_operators", "memory", "streams", "training", "llm"]
+NAMES = ["small_operators", "large_operators", "memory", "streams", "training", "llm", "graphs"]
 
 
 def main() -> None:

@@ -1,0 +1,348 @@
+#include "kernels/Linear.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <bit>
+#include <memory>
+
+#include "kernels/vector/Elements.h"
+
+// Products with a weight that is read once, in its own format, by few rows of x:
+// each thread takes some rows of the weight and sums up along them. More rows of
+// x than fit into registers find the weight's rows in the cache, turned to float.
+
+namespace at::openreg {
+namespace {
+
+constexpr int64_t kWeightRows = 4; // at a time
+constexpr int64_t kMaxRows = 8;    // of x, at a time
+constexpr int64_t kBlockRows = 16; // of the weight, a unit of work
+
+// A row of the weight as float vectors.
+template <class W>
+struct FloatRow {
+  using X = float;
+  static constexpr int64_t kStep = kLanes;
+  const W* data;
+
+  template <class N>
+  Vec weight(int64_t k, N n) const {
+    return read(data + k, n);
+  }
+  template <class N>
+  static Vec input(const X* x, N n) {
+    return read(x, n);
+  }
+  static void add(Vec& total, const Vec& weight, const Vec& x) {
+    total = at::vec::fmadd(weight, x, total);
+  }
+};
+
+// Of int8, which at::vec converts four registers at a time.
+struct Int8Row {
+  using X = float;
+  static constexpr int64_t kStep = kLanes;
+  const int8_t* data;
+
+  template <class N>
+  Vec weight(int64_t k, N n) const {
+    alignas(64) float buffer[kLanes] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      buffer[i] = static_cast<float>(data[k + i]);
+    }
+    return Vec::loadu(buffer);
+  }
+  template <class N>
+  static Vec input(const X* x, N n) {
+    return read(x, n);
+  }
+  static void add(Vec& total, const Vec& weight, const Vec& x) {
+    total = at::vec::fmadd(weight, x, total);
+  }
+};
+
+struct Int4Row {
+  using X = float;
+  static constexpr int64_t kStep = kLanes;
+  const uint32_t* data;
+  const float* scale;
+  const int32_t* zero;
+  int64_t group;
+  int shift; // log2 of the group, or -1
+
+  template <class N>
+  Vec weight(int64_t k, N) const {
+    alignas(64) float buffer[kLanes];
+    const uint32_t* words = data + k / 8;
+    for (int64_t i = 0; i < kLanes; ++i) {
+      buffer[i] = static_cast<float>(words[i / 8] >> (i % 8 * 4) & 15);
+    }
+    const int64_t g = shift >= 0 ? k >> shift : k / group;
+    const float offset = zero == nullptr ? 8.0f : static_cast<float>(zero[g]);
+    return (Vec::loadu(buffer) - Vec(offset)) * Vec(scale[g]);
+  }
+  template <class N>
+  static Vec input(const X* x, N n) {
+    return read(x, n);
+  }
+  static void add(Vec& total, const Vec& weight, const Vec& x) {
+    total = at::vec::fmadd(weight, x, total);
+  }
+};
+
+#ifdef __AVX512BF16__
+// Pairs of products in one instruction, without a conversion.
+template <>
+struct FloatRow<c10::BFloat16> {
+  using X = c10::BFloat16;
+  static constexpr int64_t kStep = 2 * kLanes;
+  const X* data;
+
+  static __m512bh pairs(const X* p, std::integral_constant<int64_t, kStep>) {
+    return std::bit_cast<__m512bh>(_mm512_loadu_si512(p));
+  }
+  static __m512bh pairs(const X* p, int64_t count) {
+    const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
+    return std::bit_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, p));
+  }
+  template <class N>
+  __m512bh weight(int64_t k, N n) const {
+    return pairs(data + k, n);
+  }
+  template <class N>
+  static __m512bh input(const X* x, N n) {
+    return pairs(x, n);
+  }
+  static void add(Vec& total, __m512bh weight, __m512bh x) {
+    total = Vec(_mm512_dpbf16_ps(total, weight, x));
+  }
+};
+#endif
+
+// sums[i][j] of kRows rows of x and kColumns rows of the weight.
+template <int64_t kRows, int64_t kColumns, class Row>
+void dot_block(const Row* weight,
+               const typename Row::X* x,
+               int64_t x_stride,
+               int64_t inner,
+               float (&sums)[kMaxRows][kWeightRows]) {
+  Vec total[kRows][kColumns];
+  for (auto& row : total) {
+    std::fill_n(row, kColumns, Vec(0.0f));
+  }
+  const auto step = [&](int64_t k, auto n) {
+    decltype(weight[0].weight(k, n)) factor[kColumns];
+    for (int64_t j = 0; j < kColumns; ++j) {
+      factor[j] = weight[j].weight(k, n);
+    }
+    for (int64_t i = 0; i < kRows; ++i) {
+      const auto value = Row::input(x + i * x_stride + k, n);
+      for (int64_t j = 0; j < kColumns; ++j) {
+        Row::add(total[i][j], factor[j], value);
+      }
+    }
+  };
+  int64_t k = 0;
+  for (; k + Row::kStep <= inner; k += Row::kStep) {
+    step(k, std::integral_constant<int64_t, Row::kStep>());
+  }
+  if (k < inner) {
+    step(k, inner - k);
+  }
+  for (int64_t i = 0; i < kRows; ++i) {
+    for (int64_t j = 0; j < kColumns; ++j) {
+      sums[i][j] = sum(total[i][j]);
+    }
+  }
+}
+
+template <class T>
+class Output {
+ public:
+  explicit Output(const LinearArgs& args) : args_(args) {}
+
+  void set(int64_t row, int64_t column, float value) const {
+    if (args_.scale != nullptr && args_.format != WeightFormat::Int4) {
+      value *= args_.scale[column * args_.scale_stride];
+    }
+    if (args_.bias != nullptr) {
+      value += static_cast<float>(static_cast<const T*>(args_.bias)[column]);
+    }
+    static_cast<T*>(args_.out)[row * args_.out_stride + column] = static_cast<T>(value);
+  }
+
+ private:
+  const LinearArgs& args_;
+};
+
+// All rows of x with up to kWeightRows rows of the weight, `column` being the first.
+template <class T, class Row>
+void multiply_columns(const LinearArgs& args,
+                      const Row* weight,
+                      int64_t column,
+                      int64_t columns,
+                      const typename Row::X* x,
+                      int64_t x_stride) {
+  const Output<T> output(args);
+  float sums[kMaxRows][kWeightRows];
+  const auto block = [&](int64_t row, auto rows) {
+    const typename Row::X* first = x + row * x_stride;
+    if (columns == kWeightRows) {
+      dot_block<rows(), kWeightRows>(weight, first, x_stride, args.inner, sums);
+    } else {
+      for (int64_t j = 0; j < columns; ++j) {
+        float single[kMaxRows][kWeightRows];
+        dot_block<rows(), 1>(weight + j, first, x_stride, args.inner, single);
+        for (int64_t i = 0; i < rows(); ++i) {
+          sums[i][j] = single[i][0];
+        }
+      }
+    }
+    for (int64_t i = 0; i < rows(); ++i) {
+      for (int64_t j = 0; j < columns; ++j) {
+        output.set(row + i, column + j, sums[i][j]);
+      }
+    }
+  };
+  int64_t row = 0;
+  // Eight rows by four want more registers than those of 256 bits are.
+  if constexpr (kLanes == 16) {
+    for (; row + 4 <= args.rows; row += 4) {
+      block(row, std::integral_constant<int64_t, 4>());
+    }
+  }
+  for (; row + 2 <= args.rows; row += 2) {
+    block(row, std::integral_constant<int64_t, 2>());
+  }
+  if (row < args.rows) {
+    block(row, std::integral_constant<int64_t, 1>());
+  }
+}
+
+// x as elements X, converted once for all threads if it is of another dtype.
+template <class T, class X>
+class Input {
+ public:
+  explicit Input(const LinearArgs& args) {
+    if constexpr (std::is_same_v<T, X>) {
+      data = static_cast<const X*>(args.x);
+      stride = args.x_stride;
+    } else {
+      memory_.reset(new X[args.rows * args.inner]);
+      data = memory_.get();
+      stride = args.inner;
+      for (int64_t row = 0; row < args.rows; ++row) {
+        const T* source = static_cast<const T*>(args.x) + row * args.x_stride;
+        X* target = memory_.get() + row * args.inner;
+        for_each_vector(args.inner, [&](int64_t i, auto n) {
+          read(source + i, n).store(target + i, static_cast<int>(n));
+        });
+      }
+    }
+  }
+
+  const X* data;
+  int64_t stride;
+
+ private:
+  std::unique_ptr<X[]> memory_;
+};
+
+// `row_of` gives the reader of a row of the weight.
+template <class T, class F>
+void multiply(const LinearArgs& args, const F& row_of) {
+  using Row = decltype(row_of(0));
+  const Input<T, typename Row::X> x(args);
+  const int64_t blocks = (args.columns + kBlockRows - 1) / kBlockRows;
+  // Below some 64k elements of the weight a second thread costs more than it gives.
+  const int64_t grain = std::max<int64_t>(1, (1 << 16) / (kBlockRows * args.inner + 1));
+  at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(end * kBlockRows, args.columns);
+    for (int64_t column = begin * kBlockRows; column < last; column += kWeightRows) {
+      const int64_t columns = std::min(kWeightRows, last - column);
+      Row rows[kWeightRows];
+      for (int64_t j = 0; j < columns; ++j) {
+        rows[j] = row_of(column + j);
+      }
+      multiply_columns<T>(args, rows, column, columns, x.data, x.stride);
+    }
+  });
+}
+
+// The same, with the rows of the weight converted to float first, once for many
+// rows of x.
+template <class T, class F>
+void multiply_converted(const LinearArgs& args, const F& row_of) {
+  const Input<T, float> x(args);
+  const int64_t groups = (args.columns + kWeightRows - 1) / kWeightRows;
+  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<float[]> memory(new float[kWeightRows * args.inner]);
+    for (int64_t column = begin * kWeightRows; column < std::min(end * kWeightRows, args.columns);
+         column += kWeightRows) {
+      const int64_t columns = std::min(kWeightRows, args.columns - column);
+      FloatRow<float> rows[kWeightRows];
+      for (int64_t j = 0; j < columns; ++j) {
+        const auto source = row_of(column + j);
+        float* target = memory.get() + j * args.inner;
+        for_each_vector(args.inner, [&](int64_t k, auto n) {
+          source.weight(k, n).store(target + k, static_cast<int>(n));
+        });
+        rows[j].data = target;
+      }
+      multiply_columns<T>(args, rows, column, columns, x.data, x.stride);
+    }
+  });
+}
+
+template <class T, class F>
+void multiply_quantised(const LinearArgs& args, const F& row_of) {
+  if (args.rows > 4) {
+    multiply_converted<T>(args, row_of);
+  } else {
+    multiply<T>(args, row_of);
+  }
+}
+
+template <class W>
+const W* weight_row(const LinearArgs& args, int64_t column) {
+  return static_cast<const W*>(args.weight) + column * args.weight_stride;
+}
+
+template <class T>
+void multiply_format(const LinearArgs& args) {
+  switch (args.format) {
+    case WeightFormat::Plain:
+      return multiply<T>(args, [&](int64_t j) { return FloatRow<T>{weight_row<T>(args, j)}; });
+    case WeightFormat::Int8:
+      return multiply_quantised<T>(args,
+                                   [&](int64_t j) { return Int8Row{weight_row<int8_t>(args, j)}; });
+    case WeightFormat::E4m3:
+      return multiply_quantised<T>(args, [&](int64_t j) {
+        return FloatRow<c10::Float8_e4m3fn>{weight_row<c10::Float8_e4m3fn>(args, j)};
+      });
+    case WeightFormat::E5m2:
+      return multiply_quantised<T>(args, [&](int64_t j) {
+        return FloatRow<c10::Float8_e5m2>{weight_row<c10::Float8_e5m2>(args, j)};
+      });
+    case WeightFormat::Int4: {
+      const int64_t groups = args.inner / args.group;
+      const auto group = static_cast<uint64_t>(args.group);
+      const int shift = std::has_single_bit(group) ? std::countr_zero(group) : -1;
+      return multiply_quantised<T>(args, [&, shift](int64_t j) {
+        return Int4Row{weight_row<uint32_t>(args, j), args.scale + j * groups,
+                       args.zero == nullptr ? nullptr : args.zero + j * groups, args.group, shift};
+      });
+    }
+  }
+}
+
+void linear(const LinearArgs& args) {
+  dispatch_floating(args.dtype, [&](auto element) { multiply_format<decltype(element)>(args); });
+}
+
+} // namespace
+
+OPENREG_REGISTER_VECTOR_KERNEL(linear_kernel, linear)
+
+} // namespace at::openreg
