@@ -9,8 +9,9 @@ PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.yaml') \
            CMakeLists.txt csrc/device/CMakeLists.txt setup.py pyproject.toml
 PROMPT ?= What is the capital of France?
+PORT ?= 8000
 
-.PHONY: help build demo test bench debug asan tsan lint format clean
+.PHONY: help build demo serve demo-vllm test test-vllm bench debug asan tsan conformance lint format clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,8 +19,26 @@ help:  ## list the tasks
 demo: build $(VENV)/.example  ## answer PROMPT with a language model on the device, compared with the CPU
 	$(BIN)/python examples/paged_llm --compare cpu --prompt "$(PROMPT)"
 
+# What vLLM would otherwise try: to report its use, and to look for models on a hub.
+VLLM_ENVIRONMENT := VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
+
+serve: build $(VENV)/.vllm  ## serve SmolLM2 with vLLM on the device, OpenAI's interface on 127.0.0.1:PORT
+	model=$$($(BIN)/python examples/smollm2.py) && exec env $(VLLM_ENVIRONMENT) $(BIN)/vllm serve "$$model" \
+	    --served-model-name SmolLM2-135M-Instruct --host 127.0.0.1 --port $(PORT) \
+	    --max-model-len 2048 --kv-cache-memory-bytes 1G
+
+demo-vllm: build $(VENV)/.vllm  ## the same with vLLM
+	$(VLLM_ENVIRONMENT) $(BIN)/python examples/vllm_demo.py --compare cpu --prompt "$(PROMPT)"
+
 test: build $(VENV)/.example  ## run the test suite
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --ignore tests/vllm
+
+test-vllm: build $(VENV)/.vllm-tests  ## run the tests of the vLLM plugin, with real vLLM
+	$(BIN)/python -m pytest tests/vllm
+
+conformance: build  ## compare every operator with the CPU; writes build/conformance and docs/conformance.md
+	$(BIN)/python -m torch_openreg.testing ops --jobs $$(nproc) --output build/conformance \
+	    --markdown docs/conformance.md
 
 build: $(VENV)/.built  ## make the virtual environment and the native libraries
 
@@ -38,6 +57,15 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 
 $(VENV)/.example: $(VENV)/.tools examples/paged_llm/requirements.txt
 	$(PIP) install --quiet --no-deps -r examples/paged_llm/requirements.txt
+	touch $@
+
+$(VENV)/.vllm: $(VENV)/.tools $(VENV)/.example requirements-vllm.txt
+	VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=0.32.0 PATH="$(abspath $(BIN)):$$PATH" \
+	    $(PIP) install --quiet --no-deps --no-build-isolation -r requirements-vllm.txt
+	touch $@
+
+$(VENV)/.vllm-tests: $(VENV)/.vllm tests/vllm/requirements.txt
+	$(PIP) install --quiet --no-deps -r tests/vllm/requirements.txt
 	touch $@
 
 debug: $(VENV)/.tools  ## build with assertions and debug information

@@ -100,11 +100,19 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["torch_openreg", "torch_openreg.*"]),
-    package_data={"torch_openreg": ["lib/*.so"]},
+    package_data={
+        "torch_openreg": ["lib/*.so"],
+        "torch_openreg.testing": ["*.html", "*.txt"],
+        "torch_openreg.testing.suite": ["skiplists/*.toml"],
+    },
     ext_modules=[Extension("torch_openreg._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     install_requires=["torch>=2.13"],
-    extras_require={"test": ["pytest", "expecttest", "numpy"]},
-    entry_points={"torch.backends": ["torch_openreg = torch_openreg:_autoload"]},
+    extras_require={"test": ["pytest", "expecttest", "numpy"], "vllm": ["vllm==0.32.0"]},
+    entry_points={
+        "console_scripts": ["torch-openreg = torch_openreg.testing.cli:program"],
+        "torch.backends": ["torch_openreg = torch_openreg:_autoload"],
+        "vllm.platform_plugins": ["openreg = torch_openreg.vllm:register"],
+    },
     zip_safe=False,
 )
