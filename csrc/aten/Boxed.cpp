@@ -91,6 +91,7 @@ class BoxedLaunch {
         plain &= is_plain(tensor, is_written);
         tensors_.push_back(tensor);
         written_.push_back(is_written);
+        is_out_.push_back(argument.is_out());
       });
     }
     // What draws without a generator argument draws from the CPU's default one.
@@ -108,7 +109,16 @@ class BoxedLaunch {
       }
     }
     outcome_ = rehearse(op_, arguments_);
-    return outcome_ != nullptr;
+    if (outcome_ == nullptr) {
+      return false;
+    }
+    // The kernel must find an argument that it reads as the caller gave it.
+    for (const Outcome::Resized& resized : outcome_->resized) {
+      if (!is_out_[resized.argument]) {
+        return false;
+      }
+    }
+    return true;
   }
 
   void launch() {
@@ -193,6 +203,7 @@ class BoxedLaunch {
   at::ArrayRef<c10::IValue> arguments_;
   std::vector<at::Tensor> tensors_;
   std::vector<bool> written_;
+  std::vector<bool> is_out_;
   c10::DeviceIndex device_ = -1;
   std::shared_ptr<const Outcome> outcome_;
 };

@@ -56,7 +56,7 @@ void check_roll(const at::Tensor& self, at::IntArrayRef shifts, at::IntArrayRef 
   TORCH_CHECK(!(dims.empty() && shifts.size() == 1) ? shifts.size() == dims.size() : true,
               "shifts and dimensions must align. shifts: ", shifts.size(), ", dims:", dims.size());
   for (const auto dim : dims) {
-    at::maybe_wrap_dim(dim, self.dim());
+    at::maybe_wrap_dim(dim, self.dim(), /*wrap_scalar=*/false);
   }
 }
 

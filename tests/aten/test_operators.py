@@ -25,4 +25,4 @@ def test_a_sample_of_all_operators(tmp_path):
     assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
     report = Report.load(tmp_path / "report.json")
     assert len(report.results) > 700
-    assert report.counts()["skipped"] < 5
+    assert report.counts()["skipped"] < 20

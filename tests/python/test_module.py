@@ -66,11 +66,7 @@ ABSENT = {
         *(f"{kind}Storage" for kind in ("Char", "Bool", "BFloat16", "ComplexDouble")),
         "ComplexFloatStorage",
     },
-    "memory": {
-        *("caching_allocator_enable", "caching_allocator_disabled", "list_gpu_processes"),
-        *("memory_cached", "max_memory_cached", "reset_max_memory_cached"),
-        *("CUDAPluggableAllocator", "change_current_allocator", "MemPool", "use_mem_pool"),
-    },
+    "memory": {"CUDAPluggableAllocator", "change_current_allocator"},
     "graphs": {"CUDAGraph"},
     "random": set(),
     "streams": set(),
@@ -328,7 +324,7 @@ def test_fallback_counts():
     torch.openreg.reset_fallback_counts()
     assert torch.openreg.fallback_counts() == {}
     for _ in range(2):
-        torch.linalg.eigvals(torch.eye(2, device="openreg"))
+        torch.nonzero(torch.eye(2, device="openreg"))
     counts = torch.openreg.fallback_counts()
     assert counts and set(counts.values()) == {2}
     assert all(name.startswith("aten::") for name in counts)
@@ -341,7 +337,7 @@ def test_fallback_mode():
     torch.openreg.set_fallback_mode("error")
     try:
         with pytest.raises(NotImplementedError, match="aten::"):
-            torch.linalg.eigvals(torch.eye(2, device="openreg"))
+            torch.nonzero(torch.eye(2, device="openreg"))
     finally:
         torch.openreg.set_fallback_mode("allow")
     with pytest.raises(ValueError, match="never"):
