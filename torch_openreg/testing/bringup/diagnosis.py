@@ -64,14 +64,22 @@ def provided(need: str, device: str) -> bool:
         for name in need.split(".")[2:]:
             value = getattr(value, name, None)
         return value is not None
-    if need.startswith("aten::") and torch._C._dispatch_key_for_device(device) == _KEY:
+    if need.startswith("aten::") and _dispatch_key(device) == _KEY:
         return _has_kernel(need, device)
     return True
 
 
+def _dispatch_key(device):
+    """Return the key of a device type; None while nothing has registered its name."""
+    try:
+        return torch._C._dispatch_key_for_device(device)
+    except RuntimeError:
+        return None
+
+
 def _has_kernel(need, device):
     operator, _, key = need.partition(" for the dispatch key ")
-    key = key or torch._C._dispatch_key_for_device(device)
+    key = key or _dispatch_key(device)
     try:
         return torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, key)
     except RuntimeError:  # This torch has no such operator.
@@ -80,7 +88,7 @@ def _has_kernel(need, device):
 
 def _with_key(operator, backend, device):
     """Return an operator with its dispatch key: messages have the device's name in the keys'."""
-    if backend == device or backend == torch._C._dispatch_key_for_device(device):
+    if backend == device or backend == _dispatch_key(device):
         return operator
     return f"{operator} for the dispatch key {backend.replace(device, _KEY)}"
 
