@@ -17,6 +17,7 @@
 #include "aten/Launch.h"
 #include "aten/Shapes.h"
 #include "aten/Structured.h"
+#include "kernels/Parallel.h"
 
 namespace at::openreg {
 namespace {
@@ -42,6 +43,24 @@ at::Tensor
 empty_heads_inner(const at::Tensor& query, int64_t length, int64_t heads, int64_t width) {
   return empty_on(query.device(), {query.size(0), length, heads, width}, query.scalar_type())
       .transpose(1, 2);
+}
+
+// ATen shares out heads among threads however small they are; to wake a thread
+// takes longer than the heads of a decoding sequence.
+std::tuple<at::Tensor, at::Tensor> flash_attention(const at::Tensor& query,
+                                                   const at::Tensor& key,
+                                                   const at::Tensor& value,
+                                                   double dropout_p,
+                                                   bool is_causal,
+                                                   const std::optional<at::Tensor>& attn_mask,
+                                                   std::optional<double> scale) {
+  constexpr int64_t kSmall = 1 << 18; // products
+  std::optional<OneThread> one_thread;
+  if (query.numel() * key.size(2) <= kSmall) {
+    one_thread.emplace();
+  }
+  return at::cpu::_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p,
+                                                              is_causal, attn_mask, scale);
 }
 
 std::tuple<at::Tensor,
@@ -73,8 +92,8 @@ fused_attention(const at::Tensor& query,
                                   at::toOpMathType(query.scalar_type()))
                              .transpose(1, 2);
   launch_functional(query.get_device(), "aten::_scaled_dot_product_fused_attention_overrideable",
-                    {output, logsumexp}, &at::cpu::_scaled_dot_product_flash_attention_for_cpu,
-                    query, key, value, dropout_p, is_causal, attn_bias, scale);
+                    {output, logsumexp}, &flash_attention, query, key, value, dropout_p, is_causal,
+                    attn_bias, scale);
   return {output,      logsumexp,    at::Tensor(), at::Tensor(), length,
           key.size(2), at::Tensor(), at::Tensor(), at::Tensor()};
 }

@@ -17,8 +17,8 @@ enum class WeightFormat : uint8_t {
   Int4,  // eight a word, the lowest bits first: (value - zero) * the group's scale
 };
 
-// out [rows, columns] = x [rows, inner] * weight [columns, inner]^T + bias, all
-// dense in their last dimension.
+// out [rows, columns] = x [rows, inner] * weight [columns, inner]^T + bias; x and
+// the weight are dense in their last dimension.
 struct LinearArgs {
   const void* x;
   int64_t x_stride;
@@ -27,6 +27,7 @@ struct LinearArgs {
   const void* bias;      // [columns] or null
   void* out;
   int64_t out_stride;
+  int64_t out_column_stride;
   int64_t rows;
   int64_t columns;
   int64_t inner;

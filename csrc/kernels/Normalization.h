@@ -15,6 +15,7 @@ struct RmsNormArgs {
   at::ScalarType dtype; // of x, out, residual
   at::ScalarType weight_dtype;
   float eps;
+  float* rstd = nullptr; // [rows] or null: 1 / root mean square of each
 };
 
 inline constinit VectorKernel<RmsNormArgs> rms_norm_kernel;

@@ -1,7 +1,5 @@
 #include "kernels/Activation.h"
 
-#include <ATen/Parallel.h>
-
 #include "kernels/vector/Elements.h"
 
 namespace at::openreg {
@@ -32,7 +30,7 @@ void gate_rows(const GatedActivationArgs& args, const F& activation) {
   // Few rows may be long: the unit of work is a piece of a row.
   constexpr int64_t kPiece = 2048;
   const int64_t pieces = (width + kPiece - 1) / kPiece;
-  at::parallel_for(0, args.out.count * pieces, 4, [&](int64_t begin, int64_t end) {
+  parallel_for(args.out.count * pieces, 4, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
       const int64_t row = index / pieces;
       const int64_t start = index % pieces * kPiece;

@@ -18,6 +18,8 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/Parallel.h"
+
 namespace at::openreg {
 namespace {
 
@@ -100,6 +102,17 @@ inline void for_each_vector(int64_t size, const F& op) {
   if (i < size) {
     op(i, size - i);
   }
+}
+
+// op(begin, end) for pieces of [0, size), on all threads of the kernel.
+template <class F>
+inline void parallel_for(int64_t size, int64_t grain, const F& op) {
+  run_in_pieces(
+      size, grain,
+      [](const void* context, int64_t begin, int64_t end) {
+        (*static_cast<const F*>(context))(begin, end);
+      },
+      &op);
 }
 
 template <class T>

@@ -1,7 +1,5 @@
 #include "kernels/Linear.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <bit>
 #include <memory>
@@ -11,25 +9,25 @@
 // Products with a weight that is read once, in its own format, by few rows of x:
 // each thread takes some rows of the weight and sums up along them. More rows of
 // x than fit into registers find the weight's rows in the cache, turned to float.
+//
+// How the weight is read decides the speed. The processor's own prefetching
+// follows one row to its end, but loses its way where several short rows are read
+// side by side: so one or two rows of x take short rows of the weight in turn,
+// and more of them ask early for what comes next.
 
 namespace at::openreg {
 namespace {
 
-constexpr int64_t kWeightRows = 4; // at a time
-constexpr int64_t kMaxRows = 8;    // of x, at a time
-constexpr int64_t kBlockRows = 16; // of the weight, a unit of work
+constexpr int64_t kWeightRows = 4;  // at a time
+constexpr int64_t kMaxRows = 8;     // of x, at a time
+constexpr int64_t kBlockRows = 16;  // of the weight, a unit of work
+constexpr int64_t kShortRow = 4096; // bytes
 
-// A row of the weight as float vectors.
-template <class W>
-struct FloatRow {
+// What rows of the weight have in common that are read as float vectors.
+struct AsFloat {
   using X = float;
   static constexpr int64_t kStep = kLanes;
-  const W* data;
 
-  template <class N>
-  Vec weight(int64_t k, N n) const {
-    return read(data + k, n);
-  }
   template <class N>
   static Vec input(const X* x, N n) {
     return read(x, n);
@@ -39,12 +37,32 @@ struct FloatRow {
   }
 };
 
+template <class W>
+struct FloatRow : AsFloat {
+  const W* data;
+
+  FloatRow() = default;
+  explicit FloatRow(const W* row) : data(row) {}
+
+  const void* address(int64_t k) const {
+    return data + k;
+  }
+  template <class N>
+  Vec weight(int64_t k, N n) const {
+    return read(data + k, n);
+  }
+};
+
 // Of int8, which at::vec converts four registers at a time.
-struct Int8Row {
-  using X = float;
-  static constexpr int64_t kStep = kLanes;
+struct Int8Row : AsFloat {
   const int8_t* data;
 
+  Int8Row() = default;
+  explicit Int8Row(const int8_t* row) : data(row) {}
+
+  const void* address(int64_t k) const {
+    return data + k;
+  }
   template <class N>
   Vec weight(int64_t k, N n) const {
     alignas(64) float buffer[kLanes] = {};
@@ -53,24 +71,25 @@ struct Int8Row {
     }
     return Vec::loadu(buffer);
   }
-  template <class N>
-  static Vec input(const X* x, N n) {
-    return read(x, n);
-  }
-  static void add(Vec& total, const Vec& weight, const Vec& x) {
-    total = at::vec::fmadd(weight, x, total);
-  }
 };
 
-struct Int4Row {
-  using X = float;
-  static constexpr int64_t kStep = kLanes;
+struct Int4Row : AsFloat {
   const uint32_t* data;
   const float* scale;
   const int32_t* zero;
   int64_t group;
   int shift; // log2 of the group, or -1
 
+  Int4Row() = default;
+  Int4Row(const uint32_t* row, const float* scales, const int32_t* zeros, int64_t elements)
+      : data(row), scale(scales), zero(zeros), group(elements),
+        shift(std::has_single_bit(static_cast<uint64_t>(elements))
+                  ? std::countr_zero(static_cast<uint64_t>(elements))
+                  : -1) {}
+
+  const void* address(int64_t k) const {
+    return data + k / 8;
+  }
   template <class N>
   Vec weight(int64_t k, N) const {
     alignas(64) float buffer[kLanes];
@@ -82,13 +101,6 @@ struct Int4Row {
     const float offset = zero == nullptr ? 8.0f : static_cast<float>(zero[g]);
     return (Vec::loadu(buffer) - Vec(offset)) * Vec(scale[g]);
   }
-  template <class N>
-  static Vec input(const X* x, N n) {
-    return read(x, n);
-  }
-  static void add(Vec& total, const Vec& weight, const Vec& x) {
-    total = at::vec::fmadd(weight, x, total);
-  }
 };
 
 #ifdef __AVX512BF16__
@@ -99,6 +111,12 @@ struct FloatRow<c10::BFloat16> {
   static constexpr int64_t kStep = 2 * kLanes;
   const X* data;
 
+  FloatRow() = default;
+  explicit FloatRow(const X* row) : data(row) {}
+
+  const void* address(int64_t k) const {
+    return data + k;
+  }
   static __m512bh pairs(const X* p, std::integral_constant<int64_t, kStep>) {
     return std::bit_cast<__m512bh>(_mm512_loadu_si512(p));
   }
@@ -120,39 +138,56 @@ struct FloatRow<c10::BFloat16> {
 };
 #endif
 
-// sums[i][j] of kRows rows of x and kColumns rows of the weight.
-template <int64_t kRows, int64_t kColumns, class Row>
+// sums[i][j] of kRows rows of x and kColumns rows of the weight, kUnroll vectors
+// of each at a time. What is `ahead` bytes behind the read is asked for.
+template <int64_t kRows, int64_t kColumns, int64_t kUnroll, class Row>
 void dot_block(const Row* weight,
                const typename Row::X* x,
                int64_t x_stride,
                int64_t inner,
+               int64_t ahead,
                float (&sums)[kMaxRows][kWeightRows]) {
-  Vec total[kRows][kColumns];
-  for (auto& row : total) {
-    std::fill_n(row, kColumns, Vec(0.0f));
+  Vec total[kUnroll][kRows][kColumns];
+  for (auto& rows : total) {
+    for (auto& row : rows) {
+      std::fill_n(row, kColumns, Vec(0.0f));
+    }
   }
-  const auto step = [&](int64_t k, auto n) {
+  const auto step = [&](auto& totals, int64_t k, auto n) {
     decltype(weight[0].weight(k, n)) factor[kColumns];
     for (int64_t j = 0; j < kColumns; ++j) {
       factor[j] = weight[j].weight(k, n);
+      if constexpr (kUnroll == 1) {
+        __builtin_prefetch(static_cast<const char*>(weight[j].address(k)) + ahead);
+      }
     }
     for (int64_t i = 0; i < kRows; ++i) {
       const auto value = Row::input(x + i * x_stride + k, n);
       for (int64_t j = 0; j < kColumns; ++j) {
-        Row::add(total[i][j], factor[j], value);
+        Row::add(totals[i][j], factor[j], value);
       }
     }
   };
+  constexpr std::integral_constant<int64_t, Row::kStep> full;
   int64_t k = 0;
-  for (; k + Row::kStep <= inner; k += Row::kStep) {
-    step(k, std::integral_constant<int64_t, Row::kStep>());
+  for (; k + kUnroll * full() <= inner; k += kUnroll * full()) {
+#pragma GCC unroll 4
+    for (int64_t u = 0; u < kUnroll; ++u) {
+      step(total[u], k + u * full(), full);
+    }
+  }
+  for (; k + full() <= inner; k += full()) {
+    step(total[0], k, full);
   }
   if (k < inner) {
-    step(k, inner - k);
+    step(total[0], k, inner - k);
   }
   for (int64_t i = 0; i < kRows; ++i) {
     for (int64_t j = 0; j < kColumns; ++j) {
-      sums[i][j] = sum(total[i][j]);
+      for (int64_t u = 1; u < kUnroll; ++u) {
+        total[0][i][j] = total[0][i][j] + total[u][i][j];
+      }
+      sums[i][j] = sum(total[0][i][j]);
     }
   }
 }
@@ -169,12 +204,16 @@ class Output {
     if (args_.bias != nullptr) {
       value += static_cast<float>(static_cast<const T*>(args_.bias)[column]);
     }
-    static_cast<T*>(args_.out)[row * args_.out_stride + column] = static_cast<T>(value);
+    T* out = static_cast<T*>(args_.out);
+    out[row * args_.out_stride + column * args_.out_column_stride] = static_cast<T>(value);
   }
 
  private:
   const LinearArgs& args_;
 };
+
+template <int64_t n>
+using Count = std::integral_constant<int64_t, n>;
 
 // All rows of x with up to kWeightRows rows of the weight, `column` being the first.
 template <class T, class Row>
@@ -185,38 +224,51 @@ void multiply_columns(const LinearArgs& args,
                       const typename Row::X* x,
                       int64_t x_stride) {
   const Output<T> output(args);
+  const int64_t row_bytes = static_cast<const char*>(weight[0].address(args.inner)) -
+                            static_cast<const char*>(weight[0].address(0));
+  const bool is_short = row_bytes <= kShortRow;
   float sums[kMaxRows][kWeightRows];
-  const auto block = [&](int64_t row, auto rows) {
+  // `width` rows of the weight side by side, then what is left one by one.
+  const auto block = [&](int64_t row, auto rows, auto width, auto unroll) {
     const typename Row::X* first = x + row * x_stride;
-    if (columns == kWeightRows) {
-      dot_block<rows(), kWeightRows>(weight, first, x_stride, args.inner, sums);
-    } else {
-      for (int64_t j = 0; j < columns; ++j) {
-        float single[kMaxRows][kWeightRows];
-        dot_block<rows(), 1>(weight + j, first, x_stride, args.inner, single);
-        for (int64_t i = 0; i < rows(); ++i) {
-          sums[i][j] = single[i][0];
+    const auto multiply = [&](int64_t j, auto count) {
+      const int64_t ahead = is_short ? count() * row_bytes : 0;
+      dot_block<rows(), count(), unroll()>(weight + j, first, x_stride, args.inner, ahead, sums);
+      for (int64_t i = 0; i < rows(); ++i) {
+        for (int64_t c = 0; c < count(); ++c) {
+          output.set(row + i, column + j + c, sums[i][c]);
         }
       }
+    };
+    int64_t j = 0;
+    for (; j + width() <= columns; j += width()) {
+      multiply(j, width);
     }
-    for (int64_t i = 0; i < rows(); ++i) {
-      for (int64_t j = 0; j < columns; ++j) {
-        output.set(row + i, column + j, sums[i][j]);
-      }
+    for (; j < columns; ++j) {
+      multiply(j, Count<1>());
     }
   };
   int64_t row = 0;
-  // Eight rows by four want more registers than those of 256 bits are.
+  if (is_short && args.rows == 1) {
+    return block(0, Count<1>(), Count<1>(), Count<4>());
+  }
+  if (is_short && args.rows == 2) {
+    return block(0, Count<2>(), Count<1>(), Count<4>());
+  }
+  // More accumulators than sixteen want more registers than there are of 256 bits.
   if constexpr (kLanes == 16) {
+    for (; row + 8 <= args.rows; row += 8) {
+      block(row, Count<8>(), Count<2>(), Count<1>());
+    }
     for (; row + 4 <= args.rows; row += 4) {
-      block(row, std::integral_constant<int64_t, 4>());
+      block(row, Count<4>(), Count<4>(), Count<1>());
     }
   }
   for (; row + 2 <= args.rows; row += 2) {
-    block(row, std::integral_constant<int64_t, 2>());
+    block(row, Count<2>(), Count<4>(), Count<1>());
   }
   if (row < args.rows) {
-    block(row, std::integral_constant<int64_t, 1>());
+    block(row, Count<1>(), Count<4>(), Count<1>());
   }
 }
 
@@ -257,7 +309,7 @@ void multiply(const LinearArgs& args, const F& row_of) {
   const int64_t blocks = (args.columns + kBlockRows - 1) / kBlockRows;
   // Below some 64k elements of the weight a second thread costs more than it gives.
   const int64_t grain = std::max<int64_t>(1, (1 << 16) / (kBlockRows * args.inner + 1));
-  at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(blocks, grain, [&](int64_t begin, int64_t end) {
     const int64_t last = std::min(end * kBlockRows, args.columns);
     for (int64_t column = begin * kBlockRows; column < last; column += kWeightRows) {
       const int64_t columns = std::min(kWeightRows, last - column);
@@ -276,7 +328,7 @@ template <class T, class F>
 void multiply_converted(const LinearArgs& args, const F& row_of) {
   const Input<T, float> x(args);
   const int64_t groups = (args.columns + kWeightRows - 1) / kWeightRows;
-  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(groups, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<float[]> memory(new float[kWeightRows * args.inner]);
     for (int64_t column = begin * kWeightRows; column < std::min(end * kWeightRows, args.columns);
          column += kWeightRows) {
@@ -313,25 +365,23 @@ template <class T>
 void multiply_format(const LinearArgs& args) {
   switch (args.format) {
     case WeightFormat::Plain:
-      return multiply<T>(args, [&](int64_t j) { return FloatRow<T>{weight_row<T>(args, j)}; });
+      return multiply<T>(args, [&](int64_t j) { return FloatRow<T>(weight_row<T>(args, j)); });
     case WeightFormat::Int8:
       return multiply_quantised<T>(args,
-                                   [&](int64_t j) { return Int8Row{weight_row<int8_t>(args, j)}; });
+                                   [&](int64_t j) { return Int8Row(weight_row<int8_t>(args, j)); });
     case WeightFormat::E4m3:
       return multiply_quantised<T>(args, [&](int64_t j) {
-        return FloatRow<c10::Float8_e4m3fn>{weight_row<c10::Float8_e4m3fn>(args, j)};
+        return FloatRow<c10::Float8_e4m3fn>(weight_row<c10::Float8_e4m3fn>(args, j));
       });
     case WeightFormat::E5m2:
       return multiply_quantised<T>(args, [&](int64_t j) {
-        return FloatRow<c10::Float8_e5m2>{weight_row<c10::Float8_e5m2>(args, j)};
+        return FloatRow<c10::Float8_e5m2>(weight_row<c10::Float8_e5m2>(args, j));
       });
     case WeightFormat::Int4: {
       const int64_t groups = args.inner / args.group;
-      const auto group = static_cast<uint64_t>(args.group);
-      const int shift = std::has_single_bit(group) ? std::countr_zero(group) : -1;
-      return multiply_quantised<T>(args, [&, shift](int64_t j) {
-        return Int4Row{weight_row<uint32_t>(args, j), args.scale + j * groups,
-                       args.zero == nullptr ? nullptr : args.zero + j * groups, args.group, shift};
+      return multiply_quantised<T>(args, [&](int64_t j) {
+        return Int4Row(weight_row<uint32_t>(args, j), args.scale + j * groups,
+                       args.zero == nullptr ? nullptr : args.zero + j * groups, args.group);
       });
     }
   }

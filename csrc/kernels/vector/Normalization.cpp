@@ -1,7 +1,5 @@
 #include "kernels/Normalization.h"
 
-#include <ATen/Parallel.h>
-
 #include <cmath>
 
 #include "kernels/vector/Elements.h"
@@ -42,7 +40,7 @@ template <class T, class W>
 void rms_norm_rows(const RmsNormArgs& args) {
   const int64_t width = args.x.width;
   const auto* weight = static_cast<const W*>(args.weight);
-  at::parallel_for(0, args.x.count, grain(width), [&](int64_t begin, int64_t end) {
+  parallel_for(args.x.count, grain(width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = args.x.row<T>(row);
       if (args.residual != nullptr) {
@@ -50,7 +48,11 @@ void rms_norm_rows(const RmsNormArgs& args) {
         add_to_residual(residual, x, width);
         x = residual;
       }
-      const Vec scale(1.0f / std::sqrt(sum_of_squares(x, width) / width + args.eps));
+      const float rstd = 1.0f / std::sqrt(sum_of_squares(x, width) / width + args.eps);
+      if (args.rstd != nullptr) {
+        args.rstd[row] = rstd;
+      }
+      const Vec scale(rstd);
       T* out = args.out.row<T>(row);
       for_each_vector(width, [&](int64_t i, auto n) {
         const Vec value = read(x + i, n) * scale;

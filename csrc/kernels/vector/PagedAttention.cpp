@@ -433,13 +433,11 @@ class Partials {
   std::unique_ptr<float[]> memory_;
 };
 
-// op(i) for i in [0, count), each by the next free thread: items differ in work.
+// op(i) for i in [0, count).
 template <class F>
 void for_each_item(int64_t count, const F& op) {
-  std::atomic<int64_t> next = 0;
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), count);
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < count; i = next++) {
+  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
       op(i);
     }
   });

@@ -1,7 +1,5 @@
 #include "kernels/RotaryEmbedding.h"
 
-#include <ATen/Parallel.h>
-
 #include "kernels/vector/Elements.h"
 
 namespace at::openreg {
@@ -51,7 +49,7 @@ template <class T, class C>
 void rotate(const RotaryEmbeddingArgs& args) {
   const int64_t work = (args.query.heads + args.key.heads) * args.rotary_dim;
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(work, 1));
-  at::parallel_for(0, args.tokens, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(args.tokens, grain, [&](int64_t begin, int64_t end) {
     for (int64_t token = begin; token < end; ++token) {
       const int64_t position = args.position_dtype == at::kLong
                                    ? static_cast<const int64_t*>(args.positions)[token]

@@ -1,0 +1,178 @@
+#include "kernels/Parallel.h"
+
+#include <ATen/Parallel.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <thread>
+#include <utility>
+#include <vector>
+
+// Note [Helpers of a worker]
+// Each worker shares our own kernels with helpers, threads that look out for work
+// for a moment before they sleep. ATen's OpenMP threads sleep at once where there
+// are more of them than processors, as in any process in which the host thread
+// has some too; and to wake one takes as long as to read a megabyte. So nobody
+// waits for a helper that has not come: pieces of work are taken one by one, and
+// the worker does those that no helper took.
+
+namespace at::openreg {
+namespace {
+
+using Piece = void (*)(const void*, int64_t, int64_t);
+
+constexpr int64_t kPiecesPerThread = 8;
+constexpr std::chrono::microseconds kLookout(50);
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+struct Job {
+  Piece piece = nullptr;
+  const void* context = nullptr;
+  int64_t size = 0;
+  int64_t step = 1; // of a piece
+  int64_t count = 0;
+};
+
+class Team {
+ public:
+  Team() = default;
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  ~Team() {
+    stopped_ = true;
+    call();
+    for (std::thread& helper : helpers_) {
+      helper.join();
+    }
+  }
+
+  void run(const Job& job, int helpers) {
+    while (static_cast<int>(helpers_.size()) < helpers) {
+      add_helper();
+    }
+    wanted_ = helpers;
+    // Nobody reads the job once all its pieces are done, as those of the last one are.
+    job_ = job;
+    done_.store(0, std::memory_order_relaxed);
+    left_.store(job.count, std::memory_order_release);
+    call();
+    work();
+    for (int tries = 0; done_.load(std::memory_order_acquire) != job.count; ++tries) {
+      if (tries < 1000) {
+        relax();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+    if (failed_.load(std::memory_order_relaxed)) {
+      failed_ = false;
+      std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+  }
+
+ private:
+  void call() {
+    calls_.fetch_add(1, std::memory_order_release);
+    calls_.notify_all();
+  }
+
+  // Takes pieces while there are some. Who takes one after left_ was set sees its job.
+  void work() {
+    for (;;) {
+      const int64_t left = left_.fetch_sub(1, std::memory_order_acq_rel);
+      if (left <= 0) {
+        return;
+      }
+      const int64_t begin = (job_.count - left) * job_.step;
+      try {
+        job_.piece(job_.context, begin, std::min(begin + job_.step, job_.size));
+      } catch (...) {
+        if (!failed_.exchange(true)) {
+          error_ = std::current_exception();
+        }
+      }
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  void add_helper() {
+    const int index = static_cast<int>(helpers_.size());
+    const uint32_t seen = calls_.load(std::memory_order_relaxed);
+    // Signals are blocked for it as for the worker.
+    helpers_.emplace_back([this, index, seen] { help(index, seen); });
+  }
+
+  void help(int index, uint32_t seen) {
+    pthread_setname_np(pthread_self(), "or-helper");
+    for (;;) {
+      seen = next_call(seen);
+      if (stopped_) {
+        return;
+      }
+      if (index < wanted_) {
+        work();
+      }
+    }
+  }
+
+  uint32_t next_call(uint32_t seen) {
+    const auto end = std::chrono::steady_clock::now() + kLookout;
+    for (int tries = 1; calls_.load(std::memory_order_acquire) == seen; ++tries) {
+      relax();
+      if (tries % 64 == 0 && std::chrono::steady_clock::now() > end) {
+        calls_.wait(seen, std::memory_order_acquire);
+      }
+    }
+    return calls_.load(std::memory_order_acquire);
+  }
+
+  std::vector<std::thread> helpers_;
+  Job job_;
+  std::exception_ptr error_;
+  std::atomic<bool> failed_ = false;
+  std::atomic<bool> stopped_ = false;
+  std::atomic<int> wanted_ = 0; // of the helpers
+  alignas(64) std::atomic<uint32_t> calls_ = 0;
+  alignas(64) std::atomic<int64_t> left_ = 0; // pieces that nobody took
+  alignas(64) std::atomic<int64_t> done_ = 0;
+};
+
+thread_local bool is_worker = false;
+
+} // namespace
+
+void use_helpers() {
+  is_worker = true;
+}
+
+void run_in_pieces(int64_t size, int64_t grain, Piece piece, const void* context) {
+  const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  if (size <= grain || threads == 1) {
+    if (size > 0) {
+      piece(context, 0, size);
+    }
+    return;
+  }
+  if (!is_worker) {
+    at::parallel_for(0, size, grain,
+                     [&](int64_t begin, int64_t end) { piece(context, begin, end); });
+    return;
+  }
+  const int64_t pieces = threads * kPiecesPerThread;
+  const int64_t step = std::max(grain, (size + pieces - 1) / pieces);
+  thread_local Team team;
+  team.run({piece, context, size, step, (size + step - 1) / step}, threads - 1);
+}
+
+} // namespace at::openreg
