@@ -133,31 +133,6 @@ void check_standard_deviation(double std) {
   TORCH_CHECK(std >= 0.0, "normal expects std >= 0.0, but found std ", std);
 }
 
-void check_uniform(const at::Tensor& self, double from, double to) {
-  TORCH_CHECK(from <= to, "uniform_ expects to return a [from, to) range, but found from=", from,
-              " > to=", to);
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()),
-      "\"check_uniform_bounds\" not implemented for '", self.scalar_type(), "'");
-}
-
-void check_positive(double value, const char* op, const char* name) {
-  TORCH_CHECK(value > 0.0, op, " expects ", name, " > 0.0, but found ", name, "=", value);
-}
-
-void check_open_probability(double p) {
-  TORCH_CHECK(0 < p && p < 1, "geometric_ expects p to be in (0, 1), but got p=", p);
-}
-
-void check_probability(double p) {
-  TORCH_CHECK(0 <= p && p <= 1, "bernoulli_ expects p to be in [0, 1], but got p=", p);
-}
-
-void check_random_range(const at::Tensor&, int64_t from, std::optional<int64_t> to) {
-  TORCH_CHECK(!to.has_value() || from < *to,
-              "random_ expects 'from' to be less than 'to', but got from=", from, " >= to=", *to);
-}
-
 void check_eye(int64_t n, int64_t m) {
   TORCH_CHECK(n >= 0, "n must be greater or equal to 0, got ", n);
   TORCH_CHECK(m >= 0, "m must be greater or equal to 0, got ", m);

@@ -35,12 +35,6 @@ OPENREG_API void check_layer_norm(const at::Tensor& input,
                                   const std::optional<at::Tensor>& bias);
 
 OPENREG_API void check_standard_deviation(double std);
-OPENREG_API void check_uniform(const at::Tensor& self, double from, double to);
-OPENREG_API void check_positive(double value, const char* op, const char* name);
-OPENREG_API void check_open_probability(double p);
-OPENREG_API void check_probability(double p);
-OPENREG_API void
-check_random_range(const at::Tensor& self, int64_t from, std::optional<int64_t> to);
 
 OPENREG_API void check_eye(int64_t n, int64_t m);
 OPENREG_API void check_steps(int64_t steps);

@@ -14,6 +14,7 @@
 #include "aten/Resize.h"
 #include "kernels/AliasPool.h"
 #include "kernels/KernelScope.h"
+#include "kernels/LinkCopy.h"
 #include "runtime/Capture.h"
 #include "runtime/Event.h"
 #include "runtime/HostAllocator.h"
@@ -48,13 +49,17 @@ void launch_copy(c10::DeviceIndex device, const at::Tensor& self, const at::Tens
   launch(device, "aten::copy_", &at::native::copy_, self, src, false);
 }
 
+void launch_copy_over_link(c10::DeviceIndex device, const at::Tensor& self, const at::Tensor& src) {
+  launch(device, "aten::copy_", &copy_over_link, self, src, false);
+}
+
 void copy_between_devices(const at::Tensor& self, const at::Tensor& src) {
   const OpenRegStream source = c10::openreg::get_current_stream(src.get_device());
   const OpenRegStream target = c10::openreg::get_current_stream(self.get_device());
   OpenRegEvent written(orEventDisableTiming);
   written.record(source);
   written.block(target);
-  launch_copy(self.get_device(), self, src);
+  launch_copy_over_link(self.get_device(), self, src);
   OpenRegEvent read(orEventDisableTiming);
   read.record(target);
   read.block(source);
@@ -81,7 +86,7 @@ void copy_on_host_thread(c10::DeviceIndex device, const at::Tensor& self, const 
   };
   at::Tensor target = alias(self);
   const at::Tensor source = alias(src);
-  run_on_host_thread(device, stream, [&] { at::native::copy_(target, source, false); });
+  run_on_host_thread(device, stream, [&] { copy_over_link(target, source, false); });
 }
 
 void copy_host_device(const at::Tensor& self, const at::Tensor& src, bool non_blocking) {
@@ -96,7 +101,7 @@ void copy_host_device(const at::Tensor& self, const at::Tensor& src, bool non_bl
   }
   self.storage().mutable_data();
   if (to_device && src.nbytes() <= kCapturedBytes && !pinned) {
-    launch_copy(device, self, src);
+    launch_copy_over_link(device, self, src);
     return;
   }
   if (!is_memcpy(self, src)) {

@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "runtime/CachingAllocator.h"
+#include "runtime/Dtypes.h"
 #include "runtime/Functions.h"
 
 namespace at::openreg {
@@ -43,6 +44,7 @@ c10::DeviceIndex index_of(std::optional<at::Device> device) {
 }
 
 at::Tensor make(c10::DeviceIndex device, size_t nbytes, at::ScalarType dtype) {
+  c10::openreg::check_dtype(device, dtype);
   if (C10_UNLIKELY(dtype == at::kComplexHalf)) {
     TORCH_WARN_ONCE("ComplexHalf support is experimental and many operators don't support it yet.");
   }

@@ -25,6 +25,8 @@ bool allows_cpu_tensors(const c10::OperatorName& name) {
   static const std::unordered_set<std::string> names = {
       "aten::index.Tensor_out",
       "aten::_index_put_impl_",
+      "aten::index_fill_.int_Scalar",
+      "aten::index_fill_.int_Tensor",
       "aten::index_put_",
       "aten::_ctc_loss.Tensor",
       "aten::_ctc_loss_backward.Tensor",

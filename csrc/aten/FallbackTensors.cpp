@@ -13,6 +13,7 @@
 #include "kernels/AliasPool.h"
 #include "kernels/KernelScope.h"
 #include "runtime/CachingAllocator.h"
+#include "runtime/Dtypes.h"
 #include "runtime/Stream.h"
 
 namespace at::openreg {
@@ -342,6 +343,7 @@ at::Tensor FallbackTensors::new_on_device(const at::Tensor& tensor) {
 }
 
 at::Tensor FallbackTensors::strided_on_device(const at::Tensor& tensor) {
+  c10::openreg::check_dtype(device_, tensor.scalar_type());
   at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
       device_storage(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
       tensor.dtype());

@@ -49,22 +49,117 @@ bool has_size(const std::optional<at::Tensor>& tensor, int64_t size) {
   return !is_given(tensor) || (tensor->dim() == 1 && tensor->numel() == size);
 }
 
+namespace {
+
+// The largest number of a floating point dtype, or a smaller one.
+double largest(at::ScalarType dtype) {
+  return dtype == at::kHalf       ? static_cast<float>(std::numeric_limits<at::Half>::max())
+         : dtype == at::kBFloat16 ? static_cast<float>(std::numeric_limits<at::BFloat16>::max())
+                                  : std::numeric_limits<float>::max();
+}
+
+struct Range {
+  int64_t first = 0;
+  int64_t last = -1;
+};
+
+template <class T>
+constexpr Range range_of() {
+  if constexpr (std::is_same_v<T, uint64_t>) {
+    return {0, std::numeric_limits<int64_t>::max()};
+  } else if constexpr (std::numeric_limits<T>::is_integer) {
+    return {static_cast<int64_t>(std::numeric_limits<T>::min()),
+            static_cast<int64_t>(std::numeric_limits<T>::max())};
+  } else {
+    constexpr int64_t kMost = int64_t{1} << std::numeric_limits<T>::digits;
+    return {-kMost, kMost};
+  }
+}
+
+// The integers that a dtype has all of; none for complex and other dtypes.
+Range integers_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBool:
+      return range_of<bool>();
+    case at::kByte:
+      return range_of<uint8_t>();
+    case at::kChar:
+      return range_of<int8_t>();
+    case at::kShort:
+      return range_of<int16_t>();
+    case at::kInt:
+      return range_of<int32_t>();
+    case at::kLong:
+      return range_of<int64_t>();
+    case at::kUInt16:
+      return range_of<uint16_t>();
+    case at::kUInt32:
+      return range_of<uint32_t>();
+    case at::kUInt64:
+      return range_of<uint64_t>();
+    case at::kHalf:
+      return range_of<at::Half>();
+    case at::kBFloat16:
+      return range_of<at::BFloat16>();
+    case at::kFloat:
+      return range_of<float>();
+    case at::kDouble:
+      return range_of<double>();
+    default:
+      return {};
+  }
+}
+
+} // namespace
+
 bool is_representable(const at::Scalar& value, at::ScalarType dtype) {
   if (value.isComplex() && !at::isComplexType(dtype)) {
     return false;
   }
   if (at::isFloatingType(dtype) || at::isComplexType(dtype)) {
-    const double limit =
-        dtype == at::kHalf       ? static_cast<float>(std::numeric_limits<at::Half>::max())
-        : dtype == at::kBFloat16 ? static_cast<float>(std::numeric_limits<at::BFloat16>::max())
-                                 : std::numeric_limits<float>::max();
     // Only a finite value can overflow.
     return value.isComplex() || !std::isfinite(value.toDouble()) ||
-           std::abs(value.toDouble()) <= limit;
+           std::abs(value.toDouble()) <= largest(dtype);
   }
-  return dtype == at::kBool || dtype == at::kLong
-             ? value.isIntegral(/*includeBool=*/true)
-             : value.isIntegral(true) && value.toLong() >= 0 && value.toLong() <= 127;
+  const auto range = integers_of(dtype);
+  return value.isIntegral(/*includeBool=*/true) &&
+         (dtype == at::kBool || (value.toLong() >= range.first && value.toLong() <= range.last));
+}
+
+bool fills(const at::Tensor& value, at::ScalarType dtype) {
+  if (value.is_cpu() && value.dim() == 0) {
+    return is_representable(value.item(), dtype);
+  }
+  return value.dim() == 0 && value.scalar_type() == dtype;
+}
+
+bool uniform_fits(at::ScalarType dtype, double from, double to) {
+  const double limit = largest(c10::toRealValueType(dtype));
+  return (at::isFloatingType(dtype) || at::isComplexType(dtype)) && from <= to && from >= -limit &&
+         to <= limit && to - from <= limit;
+}
+
+bool random_fits(at::ScalarType dtype, int64_t from, std::optional<int64_t> to) {
+  const auto range = integers_of(dtype);
+  return to.has_value() && from < *to && from >= range.first && *to - 1 <= range.last;
+}
+
+bool has_degrees_of_freedom(const at::Tensor& self,
+                            at::OptionalIntArrayRef dims,
+                            const std::optional<at::Scalar>& correction) {
+  int64_t count = 1;
+  if (!dims.has_value() || dims->empty()) {
+    count = self.numel();
+  } else {
+    for (const int64_t dim : *dims) {
+      if (!has_dim(self, dim)) {
+        return false;
+      }
+      count *= self.size(dim);
+    }
+  }
+  return self.numel() > 0 &&
+         static_cast<double>(count) > correction.value_or(at::Scalar(1)).toDouble();
 }
 
 Spec suggested_like(const at::Tensor& tensor) {
@@ -196,6 +291,10 @@ bool multinomial_fits(const at::Tensor& self, int64_t num_samples, bool replacem
   return self.dim() > 0 && self.dim() <= 2 && at::isFloatingType(self.scalar_type()) &&
          num_samples > 0 && (replacement || num_samples <= self.size(-1)) &&
          self.size(-1) <= kMaxCategories;
+}
+
+Spec filled(const at::Tensor& out, int64_t numel) {
+  return out.numel() == numel ? contiguous_like(out) : contiguous({numel}, out.scalar_type());
 }
 
 int64_t arange_size(at::ScalarType dtype,

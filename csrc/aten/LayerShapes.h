@@ -25,6 +25,15 @@ OPENREG_API bool has_size(const std::optional<at::Tensor>& tensor, int64_t size)
 OPENREG_API bool is_given(const std::optional<at::Tensor>& tensor);
 // The scalar has a value in `dtype`.
 OPENREG_API bool is_representable(const at::Scalar& value, at::ScalarType dtype);
+// The same of a tensor of one element, as far as its data need not be looked at.
+OPENREG_API bool fills(const at::Tensor& value, at::ScalarType dtype);
+// Ranges of random numbers that `dtype` has exactly.
+OPENREG_API bool uniform_fits(at::ScalarType dtype, double from, double to);
+OPENREG_API bool random_fits(at::ScalarType dtype, int64_t from, std::optional<int64_t> to);
+// More elements are reduced than `correction`, so that the CPU does not warn.
+OPENREG_API bool has_degrees_of_freedom(const at::Tensor& self,
+                                        at::OptionalIntArrayRef dims,
+                                        const std::optional<at::Scalar>& correction);
 
 // --- normalisation
 
@@ -68,6 +77,8 @@ OPENREG_API Spec with_last(const at::Tensor& tensor, int64_t size, at::ScalarTyp
 OPENREG_API bool
 addbmm_fits(const at::Tensor& self, const at::Tensor& batch1, const at::Tensor& batch2);
 OPENREG_API bool multinomial_fits(const at::Tensor& self, int64_t num_samples, bool replacement);
+// What an out= factory makes of its output: one of so many elements keeps its sizes.
+OPENREG_API Spec filled(const at::Tensor& out, int64_t numel);
 OPENREG_API int64_t arange_size(at::ScalarType dtype,
                                 const at::Scalar& start,
                                 const at::Scalar& end,

@@ -206,6 +206,28 @@ Geometry geometry_of(const at::Tensor& tensor) {
   return {c10::DimVector(tensor.sizes()), c10::DimVector(tensor.strides()), tensor.scalar_type()};
 }
 
+// Keeps the warnings of a rehearsal until it is known that the call is launched: the
+// fallback gives its own.
+class KeptWarnings final : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& warning) override {
+    warnings_.push_back(warning);
+  }
+
+  bool empty() const {
+    return warnings_.empty();
+  }
+
+  void give() const {
+    for (const c10::Warning& warning : warnings_) {
+      c10::warn(warning);
+    }
+  }
+
+ private:
+  std::vector<c10::Warning> warnings_;
+};
+
 // One run of the kernel on zeros.
 class Rehearsal {
  public:
@@ -325,7 +347,9 @@ std::shared_ptr<const Outcome> rehearse(const c10::OperatorHandle& op,
   auto outcome = std::make_shared<Outcome>();
   outcome->name = outcomes().intern(op);
   bool can_launch = false;
+  KeptWarnings warnings;
   try {
+    c10::WarningUtils::WarningHandlerGuard keeps(&warnings);
     Rehearsal rehearsal(arguments);
     rehearsal.give_generators(op.schema());
     can_launch = rehearsal.run(op, *outcome);
@@ -337,6 +361,10 @@ std::shared_ptr<const Outcome> rehearse(const c10::OperatorHandle& op,
   }
   if (!can_launch) {
     outcome.reset();
+  }
+  if (can_launch && !warnings.empty()) {
+    warnings.give(); // and again by the next such call
+    return outcome;
   }
   outcomes().insert(std::move(key), outcome);
   return outcome;

@@ -89,6 +89,28 @@ def test_same_bits_of_other_dtypes(dtype):
     assert not same_bits(torch.tensor([0, 1, 1]).to(dtype), torch.tensor([0, 1, 0]).to(dtype))
 
 
+LAYOUTS = ["to_sparse", "to_sparse_csr", "to_sparse_csc"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.int64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_same_bits_of_sparse_tensors(layout, dtype):
+    x = torch.tensor([[0, 1], [2, 3]], dtype=dtype)
+    made = getattr(x, layout)()
+    assert same_bits(made, getattr(x.clone(), layout)())
+    assert not same_bits(made, getattr(x + x, layout)())
+    assert not same_bits(made, getattr(x.t().contiguous(), layout)())
+    assert not same_bits(made, getattr(x * torch.tensor([[1, 1], [0, 1]]), layout)())
+
+
+def test_same_bits_of_quantised_tensors():
+    x, y, z = (
+        torch.quantize_per_tensor(torch.tensor(v), 0.5, 0, torch.qint8) for v in (1.0, 1.0, 2.0)
+    )
+    assert same_bits(x, y)
+    assert not same_bits(x, z)
+
+
 def test_moving_keeps_views_and_devices():
     base = torch.arange(12.0).view(3, 4)
     tree = [base, base.t()[1:], base, "cpu", torch.device("cpu"), 3]

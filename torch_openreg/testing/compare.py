@@ -9,6 +9,15 @@ from torch.utils import _pytree as pytree
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+# What a sparse tensor consists of.
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
 # (relative, absolute) by dtype of the result, as torch.testing.assert_close has them.
 _TOLERANCE = {
     torch.float16: (1e-3, 1e-5),
@@ -170,8 +179,18 @@ def _kind(x):
 
 
 def same_bits(a: torch.Tensor, e: torch.Tensor) -> bool:
-    """Tell whether two CPU tensors of one size and dtype have the same bits; NaNs are alike."""
-    if a.layout is not torch.strided or a.is_quantized or a.is_nested:
+    """Tell whether two CPU tensors of one size and dtype have the same bits; NaNs are alike.
+
+    Sparse tensors have those of their indices and values, quantised ones those of their integers;
+    of nested ones it is not known.
+    """
+    if a.layout in _PARTS:
+        # Copies: PyTorch takes a part for a view of the whole, which it can view no further.
+        parts = [[getattr(x, part)().clone() for x in (a, e)] for part in _PARTS[a.layout]]
+        return all(x.shape == y.shape and same_bits(x, y) for x, y in parts)
+    if a.is_quantized:
+        return same_bits(a.int_repr(), e.int_repr())
+    if a.layout is not torch.strided or a.is_nested:
         return False
     a, e = (x.resolve_conj().resolve_neg().contiguous() for x in (a, e))
     differ = _bits(a) != _bits(e)

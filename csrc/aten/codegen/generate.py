@@ -154,11 +154,11 @@ def kernel_arguments(f: NativeFunction, outputs: dict[str, str], cpp=None) -> li
     return result
 
 
-def pointer(cpp, namespace: str = "at::cpu") -> str:
+def pointer(cpp, namespace: str = "at::cpu", name: str | None = None) -> str:
     """The kernel as a function pointer of its exact type (the names are overloaded)."""
     types = ", ".join(a.type for a in cpp.arguments())
     returned = returns_type(cpp.func.returns, symint=False).cpp_type()
-    return f"static_cast<{returned} (*)({types})>(&{namespace}::{cpp.name()})"
+    return f"static_cast<{returned} (*)({types})>(&{namespace}::{name or cpp.name()})"
 
 
 def fall_back_unless(f: NativeFunction, condition: str) -> list[str]:
@@ -243,6 +243,7 @@ def structured_operator(g: NativeFunctionsGroup, f: NativeFunction, entry: dict)
     body.append(f"op.meta({', '.join(meta_args)});")
     body += draw_lines(f)
     call = "launch<false>" if g.root_name in NOT_REHEARSED else "launch"
+    own = ()
     if kind is SchemaKind.inplace:
         kernel = cpu_function(f)
         args = kernel_arguments(f, {})
@@ -253,8 +254,9 @@ def structured_operator(g: NativeFunctionsGroup, f: NativeFunction, entry: dict)
     else:
         kernel = cpu_function(g.out)
         args = kernel_arguments(f, dict(zip(out_names, outputs, strict=True)), kernel)
+        own = ("at::openreg", entry["kernel"]) if entry.get("kernel") else ()
     results_of_call = [f"{{{outputs[0]}}}"] if call == "launch_functional" else []
-    listed = ", ".join([*results_of_call, pointer(kernel), *args])
+    listed = ", ".join([*results_of_call, pointer(kernel, *own), *args])
     body.append(f'{call}(device, "aten::{f.func.name}", {listed});')
     body += return_line(results)
     registration = wrapper(f, body)
@@ -262,6 +264,8 @@ def structured_operator(g: NativeFunctionsGroup, f: NativeFunction, entry: dict)
         f"ATen/ops/{g.root_name}_meta.h",
         f"ATen/ops/{g.root_name}_cpu_dispatch.h",
     }
+    if own:
+        registration.headers.add(entry["header"])
     return registration
 
 
@@ -301,7 +305,8 @@ def listed_out(f: NativeFunction, entry: dict, has_cpu_kernel: bool = True) -> R
         right_type = f"{name}.scalar_type() == spec{i}.dtype && " if not entry.get("casts") else ""
         body += fall_back_unless(f, f"{right_type}!{overlap}({', '.join([name, *read])})")
     for i, name in enumerate(out_names):
-        body.append(f"resize_for({name}, spec{i});")
+        quiet, loud = f"{name}.resize_(spec{i}.sizes);", f"resize_for({name}, spec{i});"
+        body.append(quiet if entry.get("quiet") else loud)
     body += draw_lines(f)
     kernel = cpu_function(f)
     args = kernel_arguments(f, {})
@@ -373,9 +378,10 @@ def generate(listed: dict) -> list[Registration]:
         if isinstance(g, NativeFunctionsGroup) and g.structured and cpu.has_kernel(g.out)
     ]
     registrations = []
+    boxed = set(listed.get("boxed") or ())
     for g in groups:
         for f in g.functions():
-            if f.func.kind() is SchemaKind.mutable:
+            if f.func.kind() is SchemaKind.mutable or str(f.func.name) in boxed:
                 continue
             if f.structured or f.structured_delegate is not None:
                 with native_function_manager(f):
