@@ -184,6 +184,14 @@ void Session::add_call(const TraceCall& call, Span span, int32_t id, bool flows)
   activity.resource = call.thread;
   activity.threadId = call.thread;
   activity.linked = call.operator_id == 0 ? nullptr : linked_(call.operator_id);
+  if (activity.linked != nullptr) {
+    // PyTorch timed the operator by another clock, some ten nanoseconds off; a
+    // call that looks longer than it would be drawn in a lane of its own.
+    const int64_t begin = activity.linked->timestamp();
+    const int64_t end = begin + activity.linked->duration();
+    activity.startTime = std::clamp(activity.startTime, begin, end);
+    activity.endTime = std::clamp(activity.endTime, begin, end);
+  }
   // What is linked to nothing is taken for an operator of that id, whose device
   // time would be counted once more.
   activity.id = activity.linked == nullptr ? 0 : id;

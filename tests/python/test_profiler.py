@@ -145,6 +145,24 @@ def test_work_is_linked_to_the_operator_and_the_call(a, tmp_path):
     assert (finish["ts"], finish["tid"]) == (kernel["ts"], kernel["tid"])
 
 
+def test_calls_lie_within_their_operators(a, tmp_path):
+    """Viewers draw what sticks out of the slice below it in a lane of its own."""
+    with profile() as prof:
+        for _ in range(200):
+            a.add_(1)
+        a.cpu()
+        torch.openreg.synchronize()
+    trace = trace_of(prof, tmp_path)
+    operators = {e["args"]["External id"]: e for e in slices(trace, "cpu_op")}
+    calls = [e for e in slices(trace, "privateuse1_runtime") if "External id" in e.get("args", {})]
+    assert len(calls) > 200
+    for call in calls:
+        operator = operators[call["args"]["External id"]]
+        assert operator["ts"] <= call["ts"]
+        # The times of the file are exact to some nanoseconds.
+        assert call["ts"] + call["dur"] <= operator["ts"] + operator["dur"] + 0.005
+
+
 def test_device_times_are_not_counted_twice(a):
     with profile(activities=BOTH) as prof, record_function("outer"):
         (a @ a).relu().sum().item()
