@@ -11,30 +11,33 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -na
 PROMPT ?= What is the capital of France?
 PORT ?= 8000
 
-.PHONY: help build demo serve demo-vllm test test-vllm bench debug asan tsan conformance lint format clean
+.PHONY: help build demo serve demo-engine test test-vllm soak bench debug asan tsan conformance lint format clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: build $(VENV)/.example  ## answer PROMPT with a language model on the device, compared with the CPU
-	$(BIN)/python examples/paged_llm --compare cpu --prompt "$(PROMPT)"
-
 # What vLLM would otherwise try: to report its use, and to look for models on a hub.
 VLLM_ENVIRONMENT := VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
+
+demo: build $(VENV)/.vllm  ## answer PROMPT with vLLM on the device, compared with transformers on the CPU
+	$(VLLM_ENVIRONMENT) $(BIN)/python examples/vllm_demo.py --compare cpu --prompt "$(PROMPT)"
 
 serve: build $(VENV)/.vllm  ## serve SmolLM2 with vLLM on the device, OpenAI's interface on 127.0.0.1:PORT
 	model=$$($(BIN)/python examples/smollm2.py) && exec env $(VLLM_ENVIRONMENT) $(BIN)/vllm serve "$$model" \
 	    --served-model-name SmolLM2-135M-Instruct --host 127.0.0.1 --port $(PORT) \
 	    --max-model-len 2048 --kv-cache-memory-bytes 1G
 
-demo-vllm: build $(VENV)/.vllm  ## the same with vLLM
-	$(VLLM_ENVIRONMENT) $(BIN)/python examples/vllm_demo.py --compare cpu --prompt "$(PROMPT)"
+demo-engine: build $(VENV)/.example  ## the same with the small engine of examples/paged_llm, without vLLM
+	$(BIN)/python examples/paged_llm --compare cpu --prompt "$(PROMPT)"
 
 test: build $(VENV)/.example  ## run the test suite
 	$(BIN)/python -m pytest tests --ignore tests/vllm
 
 test-vllm: build $(VENV)/.vllm-tests  ## run the tests of the vLLM plugin, with real vLLM
 	$(BIN)/python -m pytest tests/vllm
+
+soak: build $(VENV)/.vllm-tests  ## ten minutes of load on a vLLM server with too little cache
+	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/vllm/test_soak.py
 
 conformance: build  ## compare every operator with the CPU; writes build/conformance and docs/conformance.md
 	$(BIN)/python -m torch_openreg.testing ops --jobs $$(nproc) --output build/conformance \

@@ -71,17 +71,17 @@ def _serve(connection: Connection) -> None:
 
 
 def _start(state: dict[str, Any], options: dict[str, Any]) -> None:
-    import torch
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.model_executor.models import registry
 
+    # vLLM looks at each class of model in a process of its own, which takes longer than a test.
+    registry._run_in_subprocess = lambda look: look()
     if state["llm"] is not None:
         state.pop("llm").llm_engine.engine_core.shutdown()
         state["llm"] = None
-        gc.collect()
         cleanup_dist_env_and_memory()
-        gc.collect()
-        torch.accelerator.empty_cache()
+    gc.freeze()  # what is imported stays: vLLM collects a dozen times when it starts
     defaults = {
         "max_model_len": 256,
         "max_num_seqs": 32,

@@ -1,10 +1,11 @@
 """Adapters, drafts, an fp8 cache and sleep: each on the tiny model, against the plain engine."""
 
 import json
+import os
 
 import pytest
 import torch
-from engine_host import generate, generate_ids, metric
+from engine_host import config_of, generate, generate_ids, metric
 from models import greedy_tokens, prompts_of, save_tiny
 from safetensors.torch import save_file
 
@@ -137,13 +138,55 @@ def test_sleep_and_wake(level, host, model):
     assert after == before == greedy_tokens(model, PROMPTS, before)
 
 
-@pytest.mark.parametrize("mode", [1, 2, 3], ids=["torch.compile", "traced once", "vllm"])
-def test_compilation_levels(mode, host, model):
-    host.engine(model=model, dtype="float32", compilation_config={"mode": mode})
+LEVELS = {
+    "torch.compile": {"mode": 1},
+    "traced once": {"mode": 2},
+    "vllm": {"mode": 3},
+    "vllm, no kernels of ours": {"mode": 3, "custom_ops": ["none"], "splitting_ops": []},
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_compilation_levels(level, host, model):
+    host.engine(model=model, dtype="float32", compilation_config=LEVELS[level])
+    assert host.run(config_of, "compilation_config.mode") == LEVELS[level]["mode"]
     answers = host.run(generate_ids, PROMPTS, ignore_eos=True)
     assert answers == greedy_tokens(model, PROMPTS, answers)
 
 
-def test_a_compiler_for_other_devices_is_refused(host, model):
-    with pytest.raises(RuntimeError, match="compiles with the backend 'eager' only"):
-        host.engine(model=model, compilation_config={"mode": 3, "backend": "inductor"})
+@pytest.mark.parametrize("level", range(4))
+def test_optimization_levels_do_not_compile(level, host, model):
+    """-O0 to -O3 answer alike; CUDA graphs, which vLLM's defaults ask for, stay off."""
+    host.engine(model=model, dtype="float32", optimization_level=level)
+    assert host.run(config_of, "compilation_config.mode") == 0
+    assert host.run(config_of, "compilation_config.cudagraph_mode").name == "NONE"
+    answers = host.run(generate_ids, PROMPTS[:2], max_tokens=4, ignore_eos=True)
+    assert answers == greedy_tokens(model, PROMPTS[:2], answers)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"compilation_config": {"mode": 3, "backend": "inductor"}}, "the backend 'eager' only"),
+        ({"compilation_config": {"mode": 1, "backend": "aot_eager"}}, "got 'aot_eager'"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size.*one device, got 2 and 1"),
+    ],
+    ids=["inductor", "aot_eager", "two devices"],
+)
+def test_what_does_not_work_is_refused(options, message, host, model):
+    with pytest.raises(RuntimeError, match=message):
+        host.engine(model=model, **options)
+
+
+def set_environment(llm, name, value):
+    """Set or, with None, unset a variable of the engine's process."""
+    os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def test_the_second_model_runner_is_refused(host, model):
+    host.run(set_environment, "VLLM_USE_V2_MODEL_RUNNER", "1")
+    try:
+        with pytest.raises(RuntimeError, match="openreg runs the V1 model runner, set it to 0"):
+            host.engine(model=model, dtype="float32")
+    finally:
+        host.run(set_environment, "VLLM_USE_V2_MODEL_RUNNER", None)

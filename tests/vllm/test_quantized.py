@@ -58,6 +58,14 @@ SCHEMES = {
 }
 
 
+def description(form: str, group: dict) -> dict:
+    """What config.json says about the linear layers of a quantised checkpoint."""
+    return {
+        "quant_method": "compressed-tensors", "format": form, "ignore": ["lm_head"],
+        "config_groups": {"group_0": group}, "quantization_status": "compressed",
+    }  # fmt: skip
+
+
 def save_quantized(name: str, directory: Path) -> tuple[str, str]:
     """A checkpoint with quantised linear layers, and one with the same values in float32."""
     quantize, form, group, _ = SCHEMES[name]
@@ -79,10 +87,7 @@ def save_quantized(name: str, directory: Path) -> tuple[str, str]:
     for file in plain.glob("*token*"):
         (target / file.name).write_bytes(file.read_bytes())
     config = json.loads((plain / "config.json").read_text())
-    config["quantization_config"] = {
-        "quant_method": "compressed-tensors", "format": form, "ignore": ["lm_head"],
-        "config_groups": {"group_0": group}, "quantization_status": "compressed",
-    }  # fmt: skip
+    config["quantization_config"] = description(form, group)
     (target / "config.json").write_text(json.dumps(config))
     return str(target), str(plain)
 
@@ -97,3 +102,29 @@ def test_checkpoint(name, host, tmp_path):
     found = torch.tensor([entry[token].logprob for entry, token in pairs])
     expected = log_probabilities(plain, prompt)
     torch.testing.assert_close(found, expected, atol=SCHEMES[name][3], rtol=0)
+
+
+REFUSED = {
+    "a scale a tensor": ("FP8", "weights", {"strategy": "tensor"}, "a weight scale for each"),
+    "asymmetric": ("W8A8", "input_activations", {"symmetric": False}, "symmetric activations"),
+    "8 bits in groups": ("W4A16", "weights", {"num_bits": 8}, "serves 4-bit weights"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_served_is_named(name, host, tmp_path):
+    scheme_name, part, change, message = REFUSED[name]
+    _, form, group, _ = SCHEMES[scheme_name]
+    config = description(form, {**group, part: {**group[part], **change}})
+    model = save_tiny("Llama", tmp_path, **HIDDEN)
+    with pytest.raises(RuntimeError, match=message):
+        host.engine(model=model, load_format="dummy", hf_overrides={"quantization_config": config})
+
+
+@pytest.mark.parametrize("name, message", [("W8A8", "No Int8 MoE"), ("W4A16", "No WNA16 MoE")])
+def test_quantised_experts_are_refused(name, message, host, tmp_path):
+    _, form, group, _ = SCHEMES[name]
+    model = save_tiny("Qwen3Moe", tmp_path, **HIDDEN, num_experts=4, moe_intermediate_size=32)
+    config = description(form, group)
+    with pytest.raises(RuntimeError, match=message):
+        host.engine(model=model, load_format="dummy", hf_overrides={"quantization_config": config})

@@ -135,6 +135,7 @@ TOOL = {
     "function": {
         "name": "weather",
         "description": "The weather in a city",
+        "strict": True,  # the arguments follow the schema, which so small a model would not
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
@@ -143,20 +144,31 @@ TOOL = {
         },
     },
 }
+CALL = {
+    "model": "model", "tools": [TOOL], "temperature": 0, "max_tokens": 64,
+    "messages": [{"role": "user", "content": "How is the weather in Paris?"}],
+}  # fmt: skip
 
 
-def test_tool_call(client):
-    answer = client.chat.completions.create(
-        model="model",
-        messages=[{"role": "user", "content": "How is the weather in Paris?"}],
-        tools=[TOOL],
-        tool_choice={"type": "function", "function": {"name": "weather"}},
-        temperature=0,
-        max_tokens=40,
-    )
+@pytest.mark.parametrize(
+    "choice",
+    ["required", {"type": "function", "function": {"name": "weather"}}],
+    ids=["required", "named"],
+)
+def test_tool_call(client, choice):
+    answer = client.chat.completions.create(**CALL, tool_choice=choice)
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+
+
+def test_tool_call_in_a_stream(client):
+    stream = client.chat.completions.create(**CALL, tool_choice="required", stream=True)
+    pieces = [p.choices[0].delta.tool_calls for p in stream if p.choices]
+    calls = [call.function for piece in pieces if piece for call in piece]
+    assert [call.name for call in calls if call.name] == ["weather"]
+    arguments = json.loads("".join(call.arguments or "" for call in calls))
+    assert arguments["city"] in ("Paris", "Rome")
 
 
 def test_what_cannot_be_served_is_refused(server, client):

@@ -1,7 +1,6 @@
 """A server under load with too little cache: every request is answered or refused, nothing stays.
 
-A minute in the suite; `SOAK_SECONDS=600 pytest tests/vllm/test_soak.py` for longer. The same
-server then loses its engine.
+Forty seconds in the suite; `make soak` takes ten minutes. The same server then loses its engine.
 """
 
 import http.client
@@ -153,7 +152,20 @@ def test_soak(server):
 
 
 def test_a_killed_engine_ends_the_server(server):
+    """The request under way is told what happened, and so is the log; nothing stays."""
+    client = Client(server.port, 0, 0)
+    answers = []
+    endless = client.request(max_tokens=200, prompt=[5])
+    asker = threading.Thread(target=lambda: answers.append(client.post(endless)))
+    asker.start()
+    deadline = time.monotonic() + 60
+    while not unfinished(server) and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.kill(server.engine, signal.SIGKILL)
+    asker.join(60)
+    ((status, body),) = answers
+    assert status == 500 and b"EngineCore" in body, body
     server.process.wait(120)
     assert "engine core exited unexpectedly" in server.text, server.text[-3000:]
+    assert "EngineDeadError: EngineCore" in server.text, server.text[-3000:]
     server.assert_nothing_left()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.logger import init_logger
 from vllm.platforms.interface import DeviceCapability, Platform, PlatformEnum
+from vllm.utils.import_utils import resolve_obj_by_qualname
 
 if TYPE_CHECKING:
     from vllm.config import CompilationConfig, VllmConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 logger = init_logger("vllm.torch_openreg.platform")
 
 ATTENTION = "torch_openreg.vllm.attention.OpenRegAttentionBackend"
+LATENT_ATTENTION = "torch_openreg.vllm.mla.OpenRegMLABackend"
 
 
 class OpenRegPlatform(Platform):
@@ -116,7 +118,19 @@ class OpenRegPlatform(Platform):
         attn_selector_config: AttentionSelectorConfig,
         num_heads: int | None = None,
     ) -> str:
-        return ATTENTION
+        path = LATENT_ATTENTION if attn_selector_config.use_mla else ATTENTION
+        reasons = resolve_obj_by_qualname(path).validate_configuration(
+            device_capability=None, **attn_selector_config._asdict()
+        )
+        if reasons:
+            raise ValueError(f"openreg's attention: {', '.join(reasons)} ({attn_selector_config})")
+        return path
+
+    @classmethod
+    def get_mla_prefill_backend_cls(cls, mla_selector_config: Any) -> type:
+        from torch_openreg.vllm.mla import NoPromptBackend
+
+        return NoPromptBackend
 
     @classmethod
     def get_punica_wrapper(cls) -> str:
@@ -158,6 +172,11 @@ class OpenRegPlatform(Platform):
         # A forked child could not use the device if its parent has.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         parallel = vllm_config.parallel_config
+        if parallel.world_size > 1:
+            raise ValueError(
+                "tensor_parallel_size, pipeline_parallel_size: openreg runs a model on one device, "
+                f"got {parallel.tensor_parallel_size} and {parallel.pipeline_parallel_size}"
+            )
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "torch_openreg.vllm.worker.OpenRegWorker"
 
