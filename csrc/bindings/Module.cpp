@@ -16,4 +16,5 @@ PYBIND11_MODULE(_C, module) {
   torch_openreg::bind_graph(module);
   torch_openreg::bind_fallback(module);
   torch_openreg::bind_testing(module);
+  torch_openreg::bind_watchdog(module);
 }

@@ -19,6 +19,7 @@ void bind_generator(py::module_& module);
 void bind_graph(py::module_& module);
 void bind_fallback(py::module_& module);
 void bind_testing(py::module_& module);
+void bind_watchdog(py::module_& module);
 
 // Runs torch.openreg._lazy_init once. Needs the GIL, and so goes before any
 // release of it.

@@ -208,14 +208,9 @@ bool captureWait(Event* event, Stream* stream, orError_t* error) {
       *error = judgeImplicit(kCaller, stream);
       return *error != orSuccess;
     }
-    bool recorded;
-    {
-      std::lock_guard<SpinLock> event_guard(event->lock);
-      recorded = event->point.stream != nullptr;
-    }
-    *error = own->invalidated ? failInvalidated(kCaller, *own)
-             : recorded       ? own->invalidate(orErrorStreamCaptureIsolation, kCaller)
-                              : orSuccess;
+    *error = own->invalidated    ? failInvalidated(kCaller, *own)
+             : isRecorded(event) ? own->invalidate(orErrorStreamCaptureIsolation, kCaller)
+                                 : orSuccess;
   } else if (!other) {
     if (own) {
       own->invalidate(orErrorCapturedEvent, kCaller);

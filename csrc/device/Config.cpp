@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -16,6 +17,7 @@ namespace {
 constexpr size_t kGiB = size_t(1) << 30;
 constexpr size_t kMinDeviceMemory = size_t(2) << 20;
 constexpr size_t kMaxDeviceMemory = size_t(1) << 40;
+constexpr double kMaxLaunchTimeout = 1e6; // seconds
 
 // A decimal number without sign or blanks. *end is left behind it.
 bool parseNumber(const char* text, unsigned long long* value, const char** end) {
@@ -29,8 +31,8 @@ bool parseNumber(const char* text, unsigned long long* value, const char** end) 
   return errno == 0;
 }
 
+// `count` is what it is if the variable does not say.
 orError_t readDeviceCount(int* count) {
-  *count = 2;
   const char* text = getenv("OPENREG_DEVICE_COUNT");
   if (!text) {
     return orSuccess;
@@ -87,24 +89,30 @@ orError_t readDeviceMemory(size_t* size) {
   if (!text) {
     return orSuccess;
   }
-  unsigned long long value = 0;
-  const char* unit = nullptr;
-  bool good = parseNumber(text, &value, &unit);
-  int shift = 0;
-  if (good && *unit) {
-    static const char kUnits[] = "KMGT";
-    const char* known = strchr(kUnits, *unit);
-    good = known != nullptr && (!unit[1] || !strcmp(unit + 1, "iB"));
-    shift = good ? 10 * static_cast<int>(known - kUnits + 1) : 0;
-  }
-  if (!good || value > (kMaxDeviceMemory >> shift) || (value << shift) < kMinDeviceMemory) {
+  if (!parseDeviceMemory(text, size)) {
     return fail(orErrorInitialization,
                 "OPENREG_DEVICE_MEMORY: expected a size from 2MiB to 1TiB such as "
                 "\"8GiB\", \"8G\", \"512MiB\", \"512M\" or a number of bytes, got \"%s\"",
                 text);
   }
-  // Whole pages: the windows of the devices lie side by side.
-  *size = static_cast<size_t>(value << shift) & ~size_t(4095);
+  return orSuccess;
+}
+
+// One for each device that there is, in physical order.
+orError_t readDevices(std::vector<Profile>* profiles) {
+  size_t memory = 0;
+  OR_TRY(readDeviceMemory(&memory));
+  OR_TRY(readProfiles(memory, profiles));
+  int count = profiles->empty() ? 2 : static_cast<int>(profiles->size());
+  OR_TRY(readDeviceCount(&count));
+  if (static_cast<int>(profiles->size()) > count || count > kMaxDevices) {
+    return fail(orErrorInitialization,
+                "OPENREG_PROFILE: expected at most %d devices (OPENREG_DEVICE_COUNT), got %zu",
+                std::min(count, kMaxDevices), profiles->size());
+  }
+  Profile plain;
+  plain.memory = memory;
+  profiles->resize(count, plain);
   return orSuccess;
 }
 
@@ -123,14 +131,67 @@ orError_t readSwitch(const char* name, bool* value) {
 
 } // namespace
 
+bool parseSize(const char* text, unsigned long long* size) {
+  unsigned long long value = 0;
+  const char* unit = nullptr;
+  if (!parseNumber(text, &value, &unit)) {
+    return false;
+  }
+  int shift = 0;
+  if (*unit) {
+    static const char kUnits[] = "KMGT";
+    const char* known = strchr(kUnits, *unit);
+    if (!known || (unit[1] && strcmp(unit + 1, "iB"))) {
+      return false;
+    }
+    shift = 10 * static_cast<int>(known - kUnits + 1);
+  }
+  *size = value << shift;
+  return *size >> shift == value;
+}
+
+bool parseDeviceMemory(const char* text, size_t* size) {
+  unsigned long long value = 0;
+  if (!parseSize(text, &value) || value > kMaxDeviceMemory || value < kMinDeviceMemory) {
+    return false;
+  }
+  // Whole pages: the windows of the devices lie side by side.
+  *size = static_cast<size_t>(value) & ~size_t(4095);
+  return true;
+}
+
+orError_t readLaunchTimeout(uint64_t* nanoseconds) {
+  *nanoseconds = 0;
+  const char* text = getenv("OPENREG_LAUNCH_TIMEOUT");
+  if (!text || !*text) {
+    return orSuccess;
+  }
+  char* end = nullptr;
+  double seconds = strtod(text, &end);
+  bool is_number = isdigit(static_cast<unsigned char>(*text)) || *text == '.';
+  if (!is_number || *end || !std::isfinite(seconds) || seconds > kMaxLaunchTimeout) {
+    return fail(
+        orErrorInitialization,
+        "OPENREG_LAUNCH_TIMEOUT: expected seconds such as \"30\" or \"0.5\", at most %g, or "
+        "0 for no limit, got \"%s\"",
+        kMaxLaunchTimeout, text);
+  }
+  *nanoseconds = static_cast<uint64_t>(std::ceil(seconds * 1e9));
+  return orSuccess;
+}
+
 orError_t readConfig(Config* config) {
-  int count = 0;
-  OR_TRY(readDeviceCount(&count));
-  OR_TRY(readVisibleDevices(count, &config->visible_devices));
-  OR_TRY(readDeviceMemory(&config->device_memory));
+  std::vector<Profile> devices;
+  OR_TRY(readDevices(&devices));
+  OR_TRY(readVisibleDevices(static_cast<int>(devices.size()), &config->visible_devices));
+  config->profiles.clear();
+  for (int physical : config->visible_devices) {
+    config->profiles.push_back(devices[physical]);
+  }
   OR_TRY(readSwitch("OPENREG_LAUNCH_BLOCKING", &config->launch_blocking));
   OR_TRY(readSwitch("OPENREG_STICKY_ERRORS", &config->sticky_errors));
   OR_TRY(readSwitch("OPENREG_MEMORY_CHECK", &config->memory_check));
+  OR_TRY(readLaunchTimeout(&config->launch_timeout));
   return orSuccess;
 }
 

@@ -202,7 +202,10 @@ orError_t runInOrder(const char* caller, Stream* stream, const Work& work, Funct
   if (traced) {
     emit(orTraceBegin);
   }
-  function();
+  {
+    const ThrottledRun throttle(stream->device->ordinal, work);
+    function();
+  }
   if (traced) {
     emit(orTraceEnd);
   }

@@ -81,10 +81,69 @@ void Device::recordError(orError_t code, const std::string& message) {
   }
   error_ = code;
   error_message_ = message;
-  error_pending_.store(true, std::memory_order_release);
-  if (config().sticky_errors) {
-    runtimeFlags.fetch_or(kStickyError);
+  publishPending();
+}
+
+// What the members without a lock say.
+void Device::publishPending() {
+  held_.store(!holds_.empty());
+  error_pending_.store(!holds_.empty() || error_ != orSuccess, std::memory_order_release);
+  const bool sticky = !holds_.empty() || (config().sticky_errors && error_ != orSuccess);
+  if (sticky_.exchange(sticky) != sticky) {
+    publishSticky();
   }
+}
+
+void Device::publishSticky() {
+  static auto* mutex = new std::mutex();
+  std::lock_guard<std::mutex> guard(*mutex);
+  bool any = false;
+  for (int i = 0; i < count; ++i) {
+    any |= devices[i]->sticky_.load();
+  }
+  if (any) {
+    runtimeFlags.fetch_or(kStickyError);
+  } else {
+    runtimeFlags.fetch_and(~uint32_t(kStickyError));
+  }
+}
+
+bool Device::hold(uint64_t hang, const std::string& message) {
+  std::lock_guard<std::mutex> guard(error_mutex_);
+  for (const Hold& hold : holds_) {
+    if (hold.hang == hang) {
+      return false;
+    }
+  }
+  holds_.push_back({hang, message, false});
+  publishPending();
+  return true;
+}
+
+void Device::endHold(uint64_t hang) {
+  std::lock_guard<std::mutex> guard(error_mutex_);
+  for (auto hold = holds_.begin(); hold != holds_.end(); ++hold) {
+    if (hold->hang == hang) {
+      // Nobody has heard of it, or the error is to stay.
+      if (error_ == orSuccess && (!hold->reported || config().sticky_errors)) {
+        error_ = orErrorLaunchTimeout;
+        error_message_ = hold->message;
+      }
+      holds_.erase(hold);
+      break;
+    }
+  }
+  publishPending();
+}
+
+orError_t Device::failHeld() {
+  holds_.front().reported = true;
+  return fail(orErrorLaunchTimeout, "%s", holds_.front().message.c_str());
+}
+
+orError_t Device::checkHold() {
+  std::lock_guard<std::mutex> guard(error_mutex_);
+  return holds_.empty() ? orSuccess : failHeld();
 }
 
 orError_t Device::takeErrorSlow() {
@@ -92,6 +151,9 @@ orError_t Device::takeErrorSlow() {
   std::string message;
   {
     std::lock_guard<std::mutex> guard(error_mutex_);
+    if (!holds_.empty()) {
+      return failHeld();
+    }
     if (error_ == orSuccess) {
       return orSuccess;
     }
@@ -99,7 +161,7 @@ orError_t Device::takeErrorSlow() {
     message = error_message_;
     if (!config().sticky_errors) {
       error_ = orSuccess;
-      error_pending_.store(false, std::memory_order_release);
+      publishPending();
     }
   }
   return fail(error, "%s", message.c_str());
@@ -108,7 +170,7 @@ orError_t Device::takeErrorSlow() {
 void Device::clearError() {
   std::lock_guard<std::mutex> guard(error_mutex_);
   error_ = orSuccess;
-  error_pending_.store(false, std::memory_order_release);
+  publishPending();
 }
 
 std::vector<Stream*> Device::referenceStreams() {
@@ -135,11 +197,12 @@ orError_t Device::waitForAll(const char* caller) {
     return fail(orErrorNotSupported, "%s: called by work of device %d, which would wait for itself",
                 caller, ordinal);
   }
+  orError_t error = orSuccess;
   for (Stream* stream : referenceStreams()) {
-    stream->waitFor(stream->issued());
+    error = error == orSuccess ? stream->waitFor(stream->issued()) : error;
     streamPool.release(stream);
   }
-  return orSuccess;
+  return error;
 }
 
 orError_t Device::reset() {
@@ -153,15 +216,6 @@ orError_t Device::reset() {
   heap.reset();
   peers.store(0);
   clearError();
-  if (config().sticky_errors) {
-    bool any = false;
-    for (int i = 0; i < count; ++i) {
-      any |= devices[i]->error_pending_.load(std::memory_order_acquire);
-    }
-    if (!any) {
-      runtimeFlags.fetch_and(~uint32_t(kStickyError));
-    }
-  }
   return orSuccess;
 }
 
@@ -194,7 +248,7 @@ orError_t orGetDeviceProperties(orDeviceProp* prop, int device) {
     return fail(orErrorInvalidValue, "orGetDeviceProperties: prop is NULL");
   }
   memset(prop, 0, sizeof(*prop));
-  snprintf(prop->name, sizeof(prop->name), "OpenReg Emulated Device");
+  snprintf(prop->name, sizeof(prop->name), "%s", config().profiles[device].name.c_str());
   prop->total_memory = found->heap.capacity();
   prop->major = 1;
   prop->minor = 0;

@@ -26,6 +26,15 @@ class Device {
   orError_t takeError() {
     return OR_LIKELY(!error_pending_.load(std::memory_order_acquire)) ? orSuccess : takeErrorSlow();
   }
+  // Work that hangs (Note [Watchdog]) holds the device: its error is returned
+  // until endHold, and nobody waits. False if it did so already.
+  bool hold(uint64_t hang, const std::string& message);
+  void endHold(uint64_t hang);
+  // Whether to wait at all; fails with the error of what holds the device.
+  orError_t checkHold();
+  bool isHeld() const {
+    return OR_UNLIKELY(held_.load(std::memory_order_seq_cst));
+  }
   // For calls that report only sticky errors.
   orError_t checkSticky() {
     return hasFlag(kStickyError) ? takeError() : orSuccess;
@@ -38,7 +47,8 @@ class Device {
   void removeStream(Stream* stream);
 
   // Waits for all work of all streams that is queued now. Fails only if called
-  // from a worker of this device, which would wait for itself.
+  // from a worker of this device, which would wait for itself, and if the device
+  // is held.
   orError_t waitForAll(const char* caller);
   orError_t reset();
 
@@ -51,6 +61,9 @@ class Device {
  private:
   orError_t takeErrorSlow();
   void clearError();
+  orError_t failHeld();  // with the lock, if held
+  void publishPending(); // with the lock
+  static void publishSticky();
 
   std::mutex streams_mutex_;
   std::vector<Stream*> streams_;
@@ -59,6 +72,15 @@ class Device {
   std::mutex error_mutex_;
   orError_t error_ = orSuccess;
   std::string error_message_;
+
+  struct Hold {
+    uint64_t hang;
+    std::string message;
+    bool reported;
+  };
+  std::vector<Hold> holds_;
+  std::atomic<bool> held_{false};
+  std::atomic<bool> sticky_{false}; // held, or with an error that stays
 };
 
 void createDevices();

@@ -22,6 +22,13 @@ struct ErrorText {
 };
 
 ErrorText textOf(orError_t error) {
+  // These are not of the enumeration.
+  if (error == orErrorLaunchTimeout) {
+    return {"orErrorLaunchTimeout", "a launch did not end within OPENREG_LAUNCH_TIMEOUT"};
+  }
+  if (error == orErrorProcessDied) {
+    return {"orErrorProcessDied", "the process that recorded an event died before it was reached"};
+  }
   switch (error) {
     case orSuccess:
       return {"orSuccess", "no error"};

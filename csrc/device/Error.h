@@ -1,6 +1,8 @@
 #pragma once
 
 #include "openreg.h"
+#include "openreg_ipc.h"
+#include "openreg_watchdog.h"
 
 #define OR_LIKELY(x) __builtin_expect(!!(x), 1)
 #define OR_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -20,7 +22,7 @@ namespace openreg {
 orError_t fail(orError_t code, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
 
 inline bool isLaunchError(orError_t code) {
-  return code >= orErrorLaunchFailure && code <= orErrorLaunchLinAlg;
+  return code >= orErrorLaunchFailure && code <= orErrorProcessDied;
 }
 
 } // namespace openreg

@@ -2,10 +2,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "Error.h"
 #include "HandlePool.h"
+#include "SharedEvent.h"
 #include "Wait.h"
 
 namespace openreg {
@@ -28,11 +30,15 @@ struct Event : Pooled {
 
   Device* device = nullptr; // current when created
   bool keeps_time = false;
+  std::unique_ptr<SharedEvent> shared; // orEventInterprocess; does not change
 
   SpinLock lock; // for what follows
   Point point;
   uint64_t records = 0; // how often recorded
   uint64_t time = 0;    // when the last record was reached
+  // What `point` is to other processes. Another number was recorded last: the
+  // event is behind that, and not behind `point`.
+  uint64_t shared_number = 0;
 
   // The capture of the last record, 0 if it was none; and, with the captures'
   // lock, the nodes that it is behind.
@@ -41,6 +47,9 @@ struct Event : Pooled {
 };
 
 bool isReached(const Point& point);
+
+// By any process.
+bool isRecorded(Event* event);
 
 // Lets later work of the stream wait for the point, whose reference it takes
 // over unless it fails without a launch error.

@@ -85,7 +85,11 @@ orError_t reserveWindows(int device_count) {
   if (device_count == 0 || orDeviceRangeBegin != 0) {
     return orSuccess;
   }
-  size_t capacity = roundUp(config().device_memory, kHugePage);
+  size_t largest = 0;
+  for (const Profile& profile : config().profiles) {
+    largest = std::max(largest, profile.memory);
+  }
+  size_t capacity = roundUp(largest, kHugePage);
   char* window = nullptr;
   char* backing = nullptr;
   // Twice the capacity leaves room for fragmentation; where addresses are
@@ -103,11 +107,12 @@ orError_t reserveWindows(int device_count) {
     }
   }
   if (!backing) {
-    return fail(orErrorInitialization,
-                "cannot reserve %zu bytes of address space twice for %d devices (%s); "
-                "lower OPENREG_DEVICE_MEMORY, now %zu, or raise the limit (ulimit -v, "
-                "vm.overcommit_memory)",
-                capacity * device_count, device_count, strerror(errno), config().device_memory);
+    return fail(
+        orErrorInitialization,
+        "cannot reserve %zu bytes of address space twice for %d devices (%s); "
+        "lower OPENREG_DEVICE_MEMORY or OPENREG_PROFILE, now %zu, or raise the limit (ulimit -v, "
+        "vm.overcommit_memory)",
+        capacity * device_count, device_count, strerror(errno), largest);
   }
   size_t size = deviceStride * device_count;
   madvise(window, size, MADV_DONTDUMP);
@@ -300,7 +305,7 @@ bool Heap::find(uintptr_t address, Block* block, bool try_only, bool* busy) {
 }
 
 size_t Heap::capacity() const {
-  return config().device_memory;
+  return config().profiles[ordinal_].memory;
 }
 
 size_t Heap::available() {

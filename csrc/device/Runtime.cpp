@@ -10,6 +10,7 @@
 #include "Fault.h"
 #include "Memory.h"
 #include "Stream.h"
+#include "Watchdog.h"
 
 namespace openreg {
 
@@ -95,6 +96,12 @@ orError_t initialize() {
   }
   // Nothing stays behind a failure: the next call tries again.
   OR_TRY(readConfig(&mutableConfig()));
+  for (const Profile& profile : config().profiles) {
+    ThrottledRun::anyThrottle |= profile.compute < 1 || profile.link > 0;
+  }
+  if (config().launch_timeout) {
+    OR_TRY(startWatchdog());
+  }
   int count = static_cast<int>(config().visible_devices.size());
   OR_TRY(reserveWindows(count));
   createDevices();
@@ -107,6 +114,9 @@ orError_t initialize() {
   }
   if (config().memory_check) {
     flags |= kMemoryCheck;
+  }
+  if (config().launch_timeout) {
+    flags |= kWatched;
   }
   // Release: who sees the flag gone sees the devices. Trace subscriptions may
   // have been set before.

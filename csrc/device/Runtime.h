@@ -18,11 +18,12 @@ enum RuntimeFlag : uint32_t {
   kUninitialized = 1u << 16,
   kForked = 1u << 17,      // this is a child of the process that initialised us
   kExiting = 1u << 18,     // exit() runs: workers start nothing any more
-  kStickyError = 1u << 19, // a device holds an error that stays until reset
+  kStickyError = 1u << 19, // a device has an error that stays, until reset or for now
   kLaunchBlocking = 1u << 20,
   kMemoryCheck = 1u << 21,
   kForking = 1u << 22,   // fork() runs: workers start nothing until it is done
   kCapturing = 1u << 23, // some stream is captured
+  kWatched = 1u << 24,   // OPENREG_LAUNCH_TIMEOUT is set
 };
 extern std::atomic<uint32_t> runtimeFlags;
 

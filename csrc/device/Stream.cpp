@@ -27,6 +27,7 @@ Stream* Stream::create(Device* device, int priority, bool blocking) {
   stream->closing_.store(false, std::memory_order_relaxed);
   stream->wake_at_.store(UINT64_MAX, std::memory_order_relaxed);
   stream->parked_.store(false, std::memory_order_relaxed);
+  stream->watch.reset();
   device->addStream(stream);
   stream->public_handle_ = reinterpret_cast<orStream_t>(streamPool.handleFor(stream));
   streamPool.publish(stream);
@@ -114,8 +115,13 @@ orError_t Stream::submit(const Work& work, void* closure, uint64_t* number) {
     streamPool.addReference(this); // it is accepting_, so it is not released yet
     queue_.lock.unlock();
     bool endless = ofThisThread() == this || (hasFlag(kExiting) && isExitingThread());
-    if (!endless) {
-      waitFor(half);
+    orError_t held = endless ? orSuccess : waitFor(half);
+    if (OR_UNLIKELY(held != orSuccess)) {
+      streamPool.release(this);
+      if (type->destroy) {
+        type->destroy(closure);
+      }
+      return failed(held);
     }
     queue_.lock.lock();
     if (OR_UNLIKELY(endless || !accepting_)) {
@@ -167,13 +173,13 @@ orError_t Stream::submit(const Work& work, void* closure, uint64_t* number) {
   return orSuccess;
 }
 
-void Stream::waitFor(uint64_t number) {
+orError_t Stream::waitFor(uint64_t number) {
   if (completed() >= number) {
-    return;
+    return orSuccess;
   }
   SpinBudget& budget = ofThisThread() ? worker_budget_ : host_budget_;
   if (budget.spin([&] { return completed() >= number; })) {
-    return;
+    return orSuccess;
   }
   for (;;) {
     uint32_t count = wake_count_.load(std::memory_order_acquire);
@@ -184,14 +190,17 @@ void Stream::waitFor(uint64_t number) {
       }
     }
     if (completed_.load(std::memory_order_seq_cst) >= number) {
-      return;
+      return orSuccess;
     }
     // The workers will not run again. Who exits must go on; a worker goes to
     // park; other threads would use results that never come.
     if (hasFlag(kExiting) && (isExitingThread() || ofThisThread())) {
-      return;
+      return orSuccess;
     }
     Stream* waiting = ofThisThread();
+    if (device->isHeld() && !waiting) {
+      OR_TRY(device->checkHold());
+    }
     if (waiting) {
       waiting->parked_.store(true, std::memory_order_relaxed);
     }
@@ -223,14 +232,15 @@ orError_t Stream::synchronize(const char* caller) {
   }
   // Another thread may destroy the stream while this one waits.
   if (streamPool.tryReference(this, reinterpret_cast<uint64_t>(public_handle_))) {
-    waitFor(issued());
+    orError_t error = waitFor(issued());
     streamPool.release(this);
+    return error;
   }
   return orSuccess;
 }
 
 orError_t submitTraced(Stream* stream, const Work& work, void* closure, uint64_t* number) {
-  constexpr uint32_t kSlow = kStickyError | kLaunchBlocking | kCapturing;
+  constexpr uint32_t kSlow = kStickyError | kLaunchBlocking | kCapturing | kWatched;
   if (OR_LIKELY(!hasFlag(kSlow | (work.kind & kTraceKinds)))) {
     return stream->submit(work, closure, number);
   }
@@ -262,12 +272,18 @@ orError_t submitTraced(Stream* stream, const Work& work, void* closure, uint64_t
     trace(record);
   }
   uint64_t place;
-  OR_TRY(stream->submit(work, closure, &place));
+  if (hasFlag(kWatched)) {
+    std::shared_ptr<void> origin = gatherOrigin(work);
+    OR_TRY(stream->submit(work, closure, &place));
+    stream->watch.add(place, std::move(origin));
+  } else {
+    OR_TRY(stream->submit(work, closure, &place));
+  }
   if (number) {
     *number = place;
   }
   if (hasFlag(kLaunchBlocking) && Stream::ofThisThread() != stream) {
-    stream->waitFor(place);
+    OR_TRY(stream->waitFor(place));
     return stream->device->takeError();
   }
   return orSuccess;

@@ -10,6 +10,7 @@
 #include "LaunchQueue.h"
 #include "Runtime.h"
 #include "Wait.h"
+#include "Watchdog.h"
 #include "openreg.h"
 
 namespace openreg {
@@ -82,8 +83,9 @@ class Stream : public Pooled {
     uint64_t done = completed(); // first: issued can only be ahead of it
     return issued() == done;
   }
-  // Returns when completed >= number. Spins shortly, then sleeps.
-  void waitFor(uint64_t number);
+  // Returns when completed >= number. Spins shortly, then sleeps. Fails, for
+  // host threads only, without waiting any longer if the device is held.
+  orError_t waitFor(uint64_t number);
 
   // For host calls that wait: fails from the device's own workers.
   orError_t synchronize(const char* caller);
@@ -92,8 +94,16 @@ class Stream : public Pooled {
     return public_handle_;
   }
 
+  // Lets all who wait look again.
+  void wakeWaiters();
+
   // The stream whose worker is the calling thread, or nullptr.
   static Stream* ofThisThread();
+
+  // The worker itself waits for another process: nobody needs to wait for it.
+  void setParked(bool parked) {
+    parked_.store(parked);
+  }
 
   RunningLaunch* running() {
     return &running_;
@@ -107,6 +117,7 @@ class Stream : public Pooled {
   uint64_t id = 0;
   int priority = 0;
   bool blocking = false; // created with orStreamDefault
+  StreamWatch watch;
   // The capture it takes part in. Only to compare without the captures' lock.
   std::atomic<Capture*> capture{nullptr};
 
@@ -120,8 +131,9 @@ class Stream : public Pooled {
   bool run(Record* record, uint64_t number, orTraceRecord* end);
   void fail(Record* record, orError_t error);
   bool waitForWork(uint64_t head);
-  void wakeWaiters();
   void park();
+  // What may come before a piece of work, or of a graph's.
+  void prepare(const Record* record, uint64_t number, bool nested = false);
   void finish();
 
   orStream_t public_handle_ = nullptr;

@@ -99,10 +99,13 @@ void Stream::work() {
       Record* record = queue_.at(head);
       uint32_t bytes = record->bytes;
       if (record->kind != Record::kPadding) {
-        if (hasFlag(kExiting | kForking)) {
-          park();
+        if (hasFlag(kExiting | kForking | kWatched)) {
+          prepare(record, ++number);
+          execute(record, number);
+          watch.end(number);
+        } else {
+          execute(record, ++number);
         }
-        execute(record, ++number);
         // Room first: who sees `completed` may count on it.
         queue_.setHead(head + bytes);
         completed_.store(number, std::memory_order_seq_cst);
@@ -162,6 +165,7 @@ bool Stream::run(Record* record, uint64_t number, orTraceRecord* end) {
   orError_t error;
   // Closures promise not to throw; one that does must not end the process.
   try {
+    const ThrottledRun throttle(device->ordinal, *record); // Note [Throttles]
     error = type->invoke(record->closure, &context);
   } catch (const std::exception& exception) {
     error = orKernelFail(&context, orErrorLaunchFailure, exception.what());
@@ -196,8 +200,8 @@ void Stream::execute(Record* record, uint64_t number) {
 }
 
 void Stream::runNested(Record* record) {
-  if (hasFlag(kExiting | kForking)) {
-    park();
+  if (hasFlag(kExiting | kForking | kWatched)) {
+    prepare(record, running_.context.sequence, /*nested=*/true);
   }
   orTraceRecord end;
   if (run(record, running_.context.sequence, &end)) {
@@ -218,6 +222,15 @@ void Stream::fail(Record* record, orError_t error) {
     message += orGetErrorString(error);
   }
   device->recordError(isLaunchError(error) ? error : orErrorLaunchFailure, message);
+}
+
+void Stream::prepare(const Record* record, uint64_t number, bool nested) {
+  if (hasFlag(kExiting | kForking)) {
+    park();
+  }
+  if (hasFlag(kWatched)) {
+    watch.begin(record, number, nested);
+  }
 }
 
 // Until the fork is over; if exit is under way, this thread ends with the process.

@@ -13,7 +13,9 @@
 #include <unordered_map>
 
 #include "device/openreg_kernel.h"
+#include "device/openreg_profile.h"
 #include "kernels/AliasPool.h"
+#include "kernels/Parallel.h"
 
 namespace at::openreg {
 namespace {
@@ -175,6 +177,22 @@ struct KernelDispatch {
   at::DisableRecordFunctionGuard no_callbacks;
 };
 
+// The device's speed for what runs on the host's thread (OPENREG_PROFILE).
+class Throttle {
+ public:
+  explicit Throttle(c10::DeviceIndex device) {
+    orThrottleBegin(&throttle_, device);
+  }
+  ~Throttle() {
+    orThrottleEnd(&throttle_);
+  }
+  Throttle(const Throttle&) = delete;
+  Throttle& operator=(const Throttle&) = delete;
+
+ private:
+  orThrottle throttle_;
+};
+
 // OpenMP's thread count belongs to the calling thread; at::set_num_threads
 // would also change the process's. The function is the one of the OpenMP
 // library that libtorch_cpu uses.
@@ -213,11 +231,20 @@ bool is_main_thread() {
   return syscall(SYS_gettid) == getpid();
 }
 
+OneThread::OneThread() : before_(at::get_num_threads()) {
+  set_openmp_threads(1);
+}
+
+OneThread::~OneThread() {
+  set_openmp_threads(before_);
+}
+
 orError_t run_on_worker(const orLaunchContext* context,
                         int intra_op_threads,
                         c10::function_ref<void()> kernel) noexcept {
   // A worker runs nothing but kernels, so it enters their dispatcher state once.
   thread_local KernelDispatch dispatch;
+  use_helpers();
   use_intra_op_threads(intra_op_threads);
   AliasPool::Scope aliases;
   ActiveKernel active(static_cast<c10::DeviceIndex>(context->device), context->stream);
@@ -251,6 +278,7 @@ void run_on_host_thread(c10::DeviceIndex device,
   intra_op_threads(); // sets this thread's number of them
   KernelDispatch dispatch;
   ActiveKernel active(device, stream);
+  const Throttle throttle(device);
   kernel();
 }
 

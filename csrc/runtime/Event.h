@@ -3,6 +3,8 @@
 // Events for the C++ side: a point in a stream's order that other streams and
 // the host can wait for. (torch.Event goes through the guard, Guard.cpp.)
 
+#include <c10/core/Event.h>
+
 #include "runtime/Stream.h"
 
 namespace c10::openreg {
@@ -44,5 +46,10 @@ class OPENREG_API OpenRegEvent {
   unsigned flags_;
   DeviceIndex device_ = -1;
 };
+
+// Makes `event`, whose first record has not been, stand for `handle`, as if it had
+// been recorded on the device; ends handle's life with its own. For kinds of events
+// that c10::Event cannot create.
+OPENREG_API void adopt_event(c10::Event& event, orEvent_t handle, DeviceIndex device);
 
 } // namespace c10::openreg

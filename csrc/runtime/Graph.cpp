@@ -10,6 +10,7 @@
 
 #include "runtime/CachingAllocator.h"
 #include "runtime/Capture.h"
+#include "runtime/Watchdog.h"
 
 namespace at::openreg {
 
@@ -176,6 +177,7 @@ void OpenRegGraph::launch_random_state(orStream_t stream,
 }
 
 void OpenRegGraph::replay() {
+  const device::LaunchScope scope("Graph.replay");
   TORCH_CHECK(capture_ended_,
               "Called OpenRegGraph::replay without a preceding successful capture.");
   if (exec_ == nullptr) {

@@ -11,6 +11,8 @@
 
 #include "runtime/CachingAllocator.h"
 #include "runtime/Capture.h"
+#include "runtime/Dtypes.h"
+#include "runtime/Event.h"
 #include "runtime/Stream.h"
 
 namespace c10::openreg {
@@ -26,6 +28,9 @@ const impl::PyInterpreterVTable* trace() {
 uintptr_t trace_id(const void* handle) {
   return reinterpret_cast<uintptr_t>(handle);
 }
+
+// What the thread's next record is to make of its event instead of recording it.
+thread_local constinit orEvent_t adopted_event = nullptr;
 
 struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
   DeviceType type() const override {
@@ -66,7 +71,8 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
   // What tensors of the device may hold: all types but the quantized ones,
   // whose kernels belong to another dispatch key.
   DeviceCapability getDeviceCapability(Device device) const override {
-    check_device(with_index(device).index());
+    const DeviceIndex index = with_index(device).index();
+    check_device(index);
     DeviceCapability capability;
     auto& types = capability.capability_data.supported_scalar_types;
     types.has_QInt8 = 0;
@@ -74,6 +80,12 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
     types.has_QInt32 = 0;
     types.has_QUInt4x2 = 0;
     types.has_QUInt2x4 = 0;
+#define OPENREG_DROP_MISSING(_, name)                                                              \
+  if (!has_dtype(index, ScalarType::name)) {                                                       \
+    types.has_##name = 0;                                                                          \
+  }
+    AT_FORALL_SCALAR_TYPES_WITH_COMPLEX_AND_QINTS(OPENREG_DROP_MISSING)
+#undef OPENREG_DROP_MISSING
     return capability;
   }
 
@@ -139,6 +151,10 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
         device_index == -1 || device_index == stream.device_index(),
         "an event of openreg:", static_cast<int>(device_index),
         " cannot be recorded on a stream of openreg:", static_cast<int>(stream.device_index()));
+    if (C10_UNLIKELY(adopted_event != nullptr)) {
+      *event = std::exchange(adopted_event, nullptr);
+      return;
+    }
     orStream_t const handle = OpenRegStream(stream).handle();
     auto* recorded = static_cast<orEvent_t>(*event);
     if (recorded == nullptr) {
@@ -236,4 +252,15 @@ struct OpenRegGuardImpl final : public impl::DeviceGuardImplInterface {
 C10_REGISTER_GUARD_IMPL(PrivateUse1, OpenRegGuardImpl);
 
 } // namespace
+
+// A c10::Event gets its handle only from the guard, at its first record.
+void adopt_event(c10::Event& event, orEvent_t handle, DeviceIndex device) {
+  TORCH_CHECK(event.eventId() == nullptr, "the event was recorded already");
+  adopted_event = handle;
+  event.record(get_default_stream(device).unwrap());
+  if (const auto* tracer = trace()) {
+    tracer->trace_gpu_event_creation(kOpenReg, trace_id(handle));
+  }
+}
+
 } // namespace c10::openreg

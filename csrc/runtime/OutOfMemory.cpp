@@ -49,7 +49,8 @@ void raise_out_of_memory(const OutOfMemory& what) {
                    format_size(what.reserved - what.allocated),
                    " is reserved by PyTorch but unallocated. If reserved but unallocated "
                    "memory is large, fragmentation may be why: see max_split_size_mb of "
-                   "PYTORCH_ALLOC_CONF. OPENREG_DEVICE_MEMORY sets the device's capacity.");
+                   "PYTORCH_ALLOC_CONF. OPENREG_DEVICE_MEMORY and OPENREG_PROFILE set the device's "
+                   "capacity.");
 }
 
 } // namespace c10::openreg

@@ -1,5 +1,6 @@
 """What all tests of the Python package share."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -17,6 +18,14 @@ def device_as_found():
         # An error that a test left behind is that test's, not the next one's.
         torch.openreg.synchronize(index)
     torch.openreg.set_device(0)
+
+
+@pytest.fixture
+def nothing_captures():
+    """End the test with no capture under way, nor one that a dropped graph keeps."""
+    yield
+    gc.collect()
+    assert not torch.openreg.is_current_stream_capturing()
 
 
 @pytest.fixture

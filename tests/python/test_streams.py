@@ -284,11 +284,6 @@ def test_streams_of_two_devices_wait_for_each_other():
     on_one.synchronize()
 
 
-def test_interprocess_events_are_refused():
-    with pytest.raises(NotImplementedError, match="between processes"):
-        torch.openreg.Event(interprocess=True)
-
-
 def test_external_stream():
     owner = torch.openreg.Stream()
     for external in (

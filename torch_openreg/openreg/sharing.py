@@ -1,4 +1,4 @@
-"""Device tensors between processes: what torch.multiprocessing needs to send them without a copy.
+"""Device tensors and events between processes: what torch.multiprocessing needs to send them.
 
 A storage that is sent moves into memory that other processes can open (its address changes, once);
 what travels is a file descriptor. The system keeps the memory for as long as any process uses it,
@@ -13,11 +13,22 @@ import torch
 from torch.multiprocessing import reductions
 
 from torch_openreg import _C
+from torch_openreg.openreg.streams import Event
 
 
 def register() -> None:
-    """Teach torch.multiprocessing's pickler device storages; tensors are made of them."""
+    """Teach torch.multiprocessing's pickler events, and the storages that tensors are made of."""
     reduction.register(torch.UntypedStorage, _reduce_storage)
+    reduction.register(Event, _reduce_event)
+
+
+def _reduce_event(event: Event) -> tuple[Any, ...]:
+    handle = event.ipc_handle()
+    return _rebuild_event, (event.device, handle)
+
+
+def _rebuild_event(device: torch.device, handle: bytes) -> Event:
+    return Event.from_ipc_handle(device, handle)
 
 
 def _reduce_storage(storage: torch.UntypedStorage) -> tuple[Any, ...]:

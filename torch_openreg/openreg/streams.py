@@ -106,9 +106,13 @@ class Event(torch.Event):
         enable_timing (bool): whether `elapsed_time` works with it; default False.
         blocking (bool): accepted for torch.cuda's signature; waiting never spins
             for long.
-        interprocess (bool): True is not supported.
+        interprocess (bool): whether other processes can open it, by `ipc_handle` or
+            sent by torch.multiprocessing; such an event keeps no time.
         external (bool): accepted for torch.cuda's signature.
     """
+
+    _is_shared_later = False
+    _enable_timing = False
 
     def __new__(
         cls,
@@ -117,11 +121,51 @@ class Event(torch.Event):
         interprocess: bool = False,
         external: bool = False,
     ) -> "Event":
-        if interprocess:
-            raise NotImplementedError("openreg events cannot be shared between processes")
-        return super().__new__(
+        event = super().__new__(
             cls, device="openreg", enable_timing=enable_timing, blocking=blocking
         )
+        # Made by the first record or ipc_handle, on the device that is then known.
+        event._is_shared_later = interprocess
+        event._enable_timing = enable_timing
+        return event
+
+    @classmethod
+    def from_ipc_handle(cls, device: Any, handle: bytes) -> "Event":
+        """Return another process's event, on a device of this process.
+
+        Args:
+            device (torch.device, str or int): where this process records it.
+            handle: from the other process's `ipc_handle`; that process must still
+                run and keep the event.
+
+        Raises:
+            TypeError: `handle` is not bytes.
+            RuntimeError: `handle` is not 64 bytes long.
+            ValueError: `device` is not of openreg.
+            torch.AcceleratorError: `handle` is none, its event is no more, or it is
+                of this process.
+        """
+        event = cls()
+        _C._open_shared_event(event, _utils._get_device_index(device, optional=True), handle)
+        return event
+
+    def ipc_handle(self) -> bytes:
+        """Return what another process passes to `from_ipc_handle`: 64 bytes.
+
+        An event that is not recorded yet belongs to the current device from now on.
+
+        Raises:
+            torch.AcceleratorError: the event was made without interprocess=True, or
+                with enable_timing=True.
+        """
+        self._share(None)
+        return _C._shared_event_handle(self)
+
+    def _share(self, stream: torch.Stream | None) -> None:
+        if self._is_shared_later:
+            device = current_stream().device_index if stream is None else stream.device_index
+            _C._create_shared_event(self, device, self._enable_timing)
+            self._is_shared_later = False
 
     def record(self, stream: torch.Stream | None = None) -> None:
         """Mark the point behind all work queued so far on `stream`.
@@ -129,14 +173,20 @@ class Event(torch.Event):
         Args:
             stream (optional): default the current stream of the current device.
         """
-        super().record(current_stream() if stream is None else stream)
+        stream = current_stream() if stream is None else stream
+        self._share(stream)
+        super().record(stream)
 
     def wait(self, stream: torch.Stream | None = None) -> None:
         """Let later work of `stream`, by default the current one, wait for the event."""
         super().wait(current_stream() if stream is None else stream)
 
     def query(self) -> bool:
-        """Return whether the last record has been reached; True if there is none."""
+        """Return whether the last record has been reached; True if there is none.
+
+        Raises:
+            torch.AcceleratorError: another process recorded it and died before that.
+        """
         return super().query()
 
     def elapsed_time(self, end_event: torch.Event) -> float:
@@ -149,7 +199,11 @@ class Event(torch.Event):
         return _C._elapsed_time(self, end_event)
 
     def synchronize(self) -> None:
-        """Wait until the last record has been reached."""
+        """Wait until the last record has been reached.
+
+        Raises:
+            torch.AcceleratorError: another process recorded it and died before that.
+        """
         super().synchronize()
 
     @property
