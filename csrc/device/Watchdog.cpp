@@ -135,7 +135,7 @@ class Monitor {
       if (!watch.number_ || watch.waits_for_ || watch.hang_) {
         return;
       }
-      if (now - watch.since_ < limit) {
+      if (now < watch.since_ + limit) { // it may have begun after `now` was read
         *wake = std::min(*wake, watch.since_ + limit);
         return;
       }
