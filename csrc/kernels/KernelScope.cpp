@@ -177,6 +177,12 @@ struct KernelDispatch {
   at::DisableRecordFunctionGuard no_callbacks;
 };
 
+struct WorkerDispatch : KernelDispatch {
+  WorkerDispatch() {
+    use_helpers();
+  }
+};
+
 // The device's speed for what runs on the host's thread (OPENREG_PROFILE).
 class Throttle {
  public:
@@ -243,8 +249,7 @@ orError_t run_on_worker(const orLaunchContext* context,
                         int intra_op_threads,
                         c10::function_ref<void()> kernel) noexcept {
   // A worker runs nothing but kernels, so it enters their dispatcher state once.
-  thread_local KernelDispatch dispatch;
-  use_helpers();
+  thread_local WorkerDispatch dispatch;
   use_intra_op_threads(intra_op_threads);
   AliasPool::Scope aliases;
   ActiveKernel active(static_cast<c10::DeviceIndex>(context->device), context->stream);

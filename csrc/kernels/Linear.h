@@ -17,6 +17,9 @@ enum class WeightFormat : uint8_t {
   Int4,  // eight a word, the lowest bits first: (value - zero) * the group's scale
 };
 
+// Up to here linear_kernel is faster than BLAS with a large weight in x's dtype.
+inline constexpr int64_t kFewRows = 8;
+
 // out [rows, columns] = x [rows, inner] * weight [columns, inner]^T + bias; x and
 // the weight are dense in their last dimension.
 struct LinearArgs {
@@ -32,11 +35,11 @@ struct LinearArgs {
   int64_t columns;
   int64_t inner;
   at::ScalarType dtype; // of x, bias and out
-  WeightFormat format;
-  const float* scale;   // [columns, groups], dense; groups is one but for Int4
-  int64_t scale_stride; // 0: one scale for all columns
-  const int32_t* zero;  // [columns, groups] or null: 8; Int4 only
-  int64_t group;        // elements of a group, a multiple of 16; Int4 only
+  WeightFormat format = WeightFormat::Plain;
+  const float* scale = nullptr;  // [columns, groups], dense; groups is one but for Int4
+  int64_t scale_stride = 0;      // 0: one scale for all columns
+  const int32_t* zero = nullptr; // [columns, groups] or null: 8; Int4 only
+  int64_t group = 0;             // elements of a group, a multiple of 16; Int4 only
 };
 
 inline constinit VectorKernel<LinearArgs> linear_kernel;

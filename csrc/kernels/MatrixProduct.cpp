@@ -14,7 +14,6 @@
 namespace at::openreg {
 namespace {
 
-constexpr int64_t kFewRows = 8;
 constexpr int64_t kLargeMatrix = 1 << 14; // elements
 
 // A matrix of dense rows: of the tensor, or of its transpose.
@@ -74,11 +73,6 @@ bool multiply_few_rows(const at::Tensor& mat1,
       .columns = weight->count,
       .inner = inner,
       .dtype = dtype,
-      .format = WeightFormat::Plain,
-      .scale = nullptr,
-      .scale_stride = 0,
-      .zero = nullptr,
-      .group = 0,
   });
   return true;
 }

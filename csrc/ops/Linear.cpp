@@ -7,9 +7,6 @@
 namespace at::openreg {
 namespace {
 
-// Up to here the kernel of few rows is the faster one.
-constexpr int64_t kFewRows = 8;
-
 at::Tensor as_dense_last(const at::Tensor& tensor) {
   return tensor.size(-1) <= 1 || tensor.stride(-1) == 1 ? tensor : tensor.contiguous();
 }
@@ -47,11 +44,6 @@ LinearArgs linear_args(at::Tensor& out,
       .columns = weight.size(0),
       .inner = x.size(1),
       .dtype = x.scalar_type(),
-      .format = WeightFormat::Plain,
-      .scale = nullptr,
-      .scale_stride = 0,
-      .zero = nullptr,
-      .group = 0,
   };
 }
 

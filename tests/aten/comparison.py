@@ -3,15 +3,9 @@
 import torch
 from torch.utils import _pytree as pytree
 
-DEVICE = "openreg"
+from torch_openreg.testing.compare import SPARSE_PARTS
 
-COMPONENTS = {
-    torch.sparse_coo: ("_indices", "_values"),
-    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
-    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
-}
+DEVICE = "openreg"
 
 
 def to_device(value):
@@ -45,10 +39,10 @@ def assert_same_tensor(a, e, device=DEVICE, strides=True, rtol=0):
     assert a.device.type == device
     assert (a.shape, a.dtype, a.layout) == (e.shape, e.dtype, e.layout)
     a, e = a.detach(), e.detach()
-    if e.layout in COMPONENTS:
+    if e.layout in SPARSE_PARTS:
         if e.layout is torch.sparse_coo:
             assert a.is_coalesced() == e.is_coalesced()
-        for name in COMPONENTS[e.layout]:
+        for name in SPARSE_PARTS[e.layout]:
             assert_same_tensor(getattr(a, name)(), getattr(e, name)(), device)
     elif e.is_quantized:
         assert_same_quantizer(a, e)

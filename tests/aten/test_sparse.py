@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 from comparison import (
-    COMPONENTS,
     DEVICE,
+    SPARSE_PARTS,
     assert_same,
     check,
     check_raises_the_same,
@@ -92,7 +92,7 @@ def test_on_another_device(layout):
     x = sparse(layout)
     there = x.to(f"{DEVICE}:1")
     assert there.device == torch.device(DEVICE, 1)
-    for name in COMPONENTS[layout]:
+    for name in SPARSE_PARTS[layout]:
         assert getattr(there, name)().device == there.device
     back = (there + there).to(f"{DEVICE}:0")
     assert back.device == torch.device(DEVICE, 0)
@@ -117,7 +117,7 @@ def test_coo_constructor():
 @pytest.mark.parametrize("layout", COMPRESSED, ids=layout_id)
 def test_compressed_constructors(layout):
     x = sparse(layout)
-    parts = [getattr(x, name)() for name in COMPONENTS[layout]]
+    parts = [getattr(x, name)() for name in SPARSE_PARTS[layout]]
     make = torch.sparse_compressed_tensor
     check(lambda *parts: make(*parts, (6, 8), layout=layout), *parts)
     assert_same(make(*parts, (6, 8), layout=layout, device=DEVICE), x)

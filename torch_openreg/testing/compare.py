@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # What a sparse tensor consists of.
-_PARTS = {
+SPARSE_PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
     torch.sparse_csr: ("crow_indices", "col_indices", "values"),
     torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
@@ -184,9 +184,9 @@ def same_bits(a: torch.Tensor, e: torch.Tensor) -> bool:
     Sparse tensors have those of their indices and values, quantised ones those of their integers;
     of nested ones it is not known.
     """
-    if a.layout in _PARTS:
+    if a.layout in SPARSE_PARTS:
         # Copies: PyTorch takes a part for a view of the whole, which it can view no further.
-        parts = [[getattr(x, part)().clone() for x in (a, e)] for part in _PARTS[a.layout]]
+        parts = [[getattr(x, part)().clone() for x in (a, e)] for part in SPARSE_PARTS[a.layout]]
         return all(x.shape == y.shape and same_bits(x, y) for x, y in parts)
     if a.is_quantized:
         return same_bits(a.int_repr(), e.int_repr())
