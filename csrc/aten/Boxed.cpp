@@ -1,6 +1,5 @@
 #include "aten/Boxed.h"
 
-#include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
 #include "aten/Factories.h"

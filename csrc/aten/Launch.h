@@ -353,7 +353,7 @@ struct InplaceClosure {
   template <class... A>
   explicit InplaceClosure(A&&... args) : call(std::forward<A>(args)...) {}
 
-  void run() {
+  [[gnu::noinline]] void run() {
     call();
     call.release();
   }
@@ -398,7 +398,7 @@ struct FunctionalClosure {
     }
   }
 
-  void run() {
+  [[gnu::noinline]] void run() {
     write_outputs(outputs.data(), N, [this](auto& results) { append_results(results, call()); });
     call.release();
   }

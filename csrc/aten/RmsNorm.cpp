@@ -2,6 +2,7 @@
 // own, as on the CPU. Here one kernel does it; but where a gradient or a tangent
 // is asked for, autograd sees the composition, which can be differentiated again.
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_fused_rms_norm_compositeimplicitautograd_dispatch.h>
 #include <ATen/ops/_fused_rms_norm_ops.h>
 #include <torch/library.h>

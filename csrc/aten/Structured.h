@@ -6,14 +6,23 @@
 
 #include <ATen/TensorIterator.h>
 #include <ATen/TensorMeta.h>
-#include <ATen/native/Resize.h>
 
 #include <array>
 
-#include "aten/Factories.h"
 #include "aten/Launch.h"
 
 namespace at::openreg {
+
+// What the classes below do with an output, once for all operators.
+at::Tensor
+allocate_output(at::IntArrayRef sizes, at::IntArrayRef strides, const at::TensorOptions& options);
+void check_inplace_output(const at::Tensor& output,
+                          at::IntArrayRef sizes,
+                          const at::TensorOptions& options);
+void resize_out_argument(at::Tensor& output,
+                         at::IntArrayRef sizes,
+                         at::IntArrayRef strides,
+                         const at::TensorOptions& options);
 
 // Sets the iterator's own operand where the operator is a TensorIterator.
 template <class Meta>
@@ -42,12 +51,7 @@ class Functional final : public Meta {
                               at::IntArrayRef sizes,
                               at::IntArrayRef strides,
                               at::TensorOptions options) override {
-    const auto dtype = c10::typeMetaToScalarType(options.dtype());
-    outputs[index] =
-        strides.empty()
-            ? empty_on(options.device(), sizes, dtype,
-                       options.memory_format_opt().value_or(at::MemoryFormat::Contiguous))
-            : empty_strided_on(options.device(), sizes, strides, dtype);
+    outputs[index] = allocate_output(sizes, strides, options);
     set_iterator_output<Meta>(*this, index, sizes, strides, options);
   }
 
@@ -75,12 +79,7 @@ class Inplace final : public Meta {
                               at::IntArrayRef sizes,
                               at::IntArrayRef strides,
                               at::TensorOptions options) override {
-    TORCH_CHECK(options.dtype() == output.dtype(), "Bad in-place call: input tensor dtype ",
-                output.dtype(), " and output tensor dtype ", options.dtype(), " should match");
-    TORCH_CHECK(options.device() == output.device(), "Bad in-place call: input tensor device ",
-                output.device(), " and output tensor device ", options.device(), " should match");
-    TORCH_CHECK(sizes == output.sizes(), "Bad in-place call: input tensor size ", output.sizes(),
-                " and output tensor size ", sizes, " should match");
+    check_inplace_output(output, sizes, options);
     set_iterator_output<Meta>(*this, index, sizes, strides, options);
   }
 
@@ -109,18 +108,7 @@ class Out final : public Meta {
                               at::IntArrayRef sizes,
                               at::IntArrayRef strides,
                               at::TensorOptions options) override {
-    at::Tensor& output = outputs[index];
-    TORCH_CHECK(options.dtype() == output.dtype(), "Expected out tensor to have dtype ",
-                options.dtype(), ", but got ", output.dtype(), " instead");
-    TORCH_CHECK(options.device() == output.device(), "Expected out tensor to have device ",
-                options.device(), ", but got ", output.device(), " instead");
-    if (at::native::resize_output(output, sizes)) {
-      if (!strides.empty()) {
-        output.as_strided_(sizes, strides);
-      } else if (options.memory_format_opt().has_value()) {
-        output.unsafeGetTensorImpl()->empty_tensor_restride(*options.memory_format_opt());
-      }
-    }
+    resize_out_argument(outputs[index], sizes, strides, options);
     set_iterator_output<Meta>(*this, index, sizes, strides, options);
   }
 

@@ -18,7 +18,7 @@ enum class WeightFormat : uint8_t {
 };
 
 // Up to here linear_kernel is faster than BLAS with a large weight in x's dtype.
-inline constexpr int64_t kFewRows = 8;
+inline constexpr int64_t kFewRows = 64;
 
 // out [rows, columns] = x [rows, inner] * weight [columns, inner]^T + bias; x and
 // the weight are dense in their last dimension.

@@ -24,7 +24,7 @@ namespace {
 
 using Piece = void (*)(const void*, int64_t, int64_t);
 
-constexpr int64_t kPiecesPerThread = 8;
+constexpr int64_t kPiecesPerThread = 16;
 constexpr std::chrono::microseconds kLookout(50);
 
 inline void relax() {

@@ -9,7 +9,6 @@ Output is C++ in a fixed number of files of about even size.
 
 import argparse
 import pathlib
-import zlib
 from dataclasses import dataclass
 
 import torchgen
@@ -100,10 +99,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {{
 
 @dataclass
 class Registration:
-    """One operator's wrapper: its schema name, C++ function, and the headers it needs."""
+    """One operator's wrapper: its schema name, C++ function, input types, code and headers."""
 
     name: str
     function: str
+    inputs: tuple[str, ...]
     code: str
     headers: set[str]
 
@@ -199,7 +199,9 @@ def wrapper(f: NativeFunction, body: list[str]) -> Registration:
     code = f"{sig.defn(name=name)} {{\n{lines}\n}}\n"
     root = f.root_name
     headers = {f"ATen/ops/{root}_cpu_dispatch.h", f"ATen/ops/{root}_ops.h"}
-    return Registration(str(f.func.name), name, code, headers)
+    outputs = [a.name for a in f.func.arguments.out]
+    inputs = tuple(a.type.removeprefix("const ") for a in sig.arguments() if a.name not in outputs)
+    return Registration(str(f.func.name), name, inputs, code, headers)
 
 
 def return_line(exprs: list[str]) -> list[str]:
@@ -416,11 +418,25 @@ def write(path: pathlib.Path, text: str) -> None:
         path.write_text(text)
 
 
+def split(registrations: list[Registration], count: int) -> list[list[Registration]]:
+    """Divide operators among `count` files of about the same work for the compiler.
+
+    Operators of the same input types share their templates' code, and so a file.
+    """
+    groups: dict[tuple[str, ...], list[Registration]] = {}
+    for registration in registrations:
+        groups.setdefault(registration.inputs, []).append(registration)
+    shards = [[] for _ in range(count)]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(shards, key=len).extend(group)
+    return shards
+
+
 def unboxed(registrations: list[Registration]) -> str:
     headers = sorted(concatMap(lambda r: sorted(r.headers), registrations))
     includes = "\n".join(f"#include <{h}>" for h in dict.fromkeys(headers))
     wrappers = "\n".join(r.code for r in registrations)
-    lines = "\n".join(f'  m.impl("{r.name}", TORCH_FN({r.function}));' for r in registrations)
+    lines = "\n".join(f'  m.impl("{r.name}", {r.function});' for r in registrations)
     return HEADER.format(includes=includes, wrappers=wrappers, registrations=lines)
 
 
@@ -433,11 +449,7 @@ def main() -> None:
     listed = yaml.safe_load(args.operators.read_text())
     registrations = generate(listed)
     args.output.mkdir(parents=True, exist_ok=True)
-    # By name, so that a new operator changes one file.
-    shards = [[] for _ in range(args.shards)]
-    for registration in registrations:
-        shards[zlib.crc32(registration.name.encode()) % args.shards].append(registration)
-    for i, shard in enumerate(shards):
+    for i, shard in enumerate(split(registrations, args.shards)):
         write(args.output / f"RegisterOperators_{i}.cpp", unboxed(shard))
     names = ",\n".join(f'           "{name}"' for name in listed.get("boxed") or ())
     write(args.output / "RegisterBoxed.cpp", BOXED.format(names=names))

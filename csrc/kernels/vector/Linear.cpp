@@ -11,17 +11,19 @@
 // x than fit into registers find the weight's rows in the cache, turned to float.
 //
 // How the weight is read decides the speed. The processor's own prefetching
-// follows one row to its end, but loses its way where several short rows are read
-// side by side: so one or two rows of x take short rows of the weight in turn,
-// and more of them ask early for what comes next.
+// follows one row to its end, but loses its way where several rows are read side by
+// side: so one or two rows of x take short rows of the weight in turn, and more of
+// them ask early for what comes next, in the order of memory.
 
 namespace at::openreg {
 namespace {
 
-constexpr int64_t kWeightRows = 4;  // at a time
-constexpr int64_t kMaxRows = 8;     // of x, at a time
-constexpr int64_t kBlockRows = 16;  // of the weight, a unit of work
-constexpr int64_t kShortRow = 4096; // bytes
+constexpr int64_t kWeightRows = 4;                  // at a time
+constexpr int64_t kTileRows = kLanes == 16 ? 4 : 2; // of x, at a time: as registers allow
+constexpr int64_t kBlockRows = 16;                  // of the weight, a unit of work
+constexpr int64_t kShortRow = 4096;                 // bytes
+constexpr int64_t kCacheLine = 64;
+constexpr int kSecondLevel = 2; // of cache, where more requests can be under way at once
 
 // What rows of the weight have in common that are read as float vectors.
 struct AsFloat {
@@ -44,8 +46,8 @@ struct FloatRow : AsFloat {
   FloatRow() = default;
   explicit FloatRow(const W* row) : data(row) {}
 
-  const void* address(int64_t k) const {
-    return data + k;
+  static int64_t bytes(int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(*data));
   }
   template <class N>
   Vec weight(int64_t k, N n) const {
@@ -60,8 +62,8 @@ struct Int8Row : AsFloat {
   Int8Row() = default;
   explicit Int8Row(const int8_t* row) : data(row) {}
 
-  const void* address(int64_t k) const {
-    return data + k;
+  static int64_t bytes(int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(*data));
   }
   template <class N>
   Vec weight(int64_t k, N n) const {
@@ -87,8 +89,8 @@ struct Int4Row : AsFloat {
                   ? std::countr_zero(static_cast<uint64_t>(elements))
                   : -1) {}
 
-  const void* address(int64_t k) const {
-    return data + k / 8;
+  static int64_t bytes(int64_t elements) {
+    return elements / 2;
   }
   template <class N>
   Vec weight(int64_t k, N) const {
@@ -114,8 +116,8 @@ struct FloatRow<c10::BFloat16> {
   FloatRow() = default;
   explicit FloatRow(const X* row) : data(row) {}
 
-  const void* address(int64_t k) const {
-    return data + k;
+  static int64_t bytes(int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(*data));
   }
   static __m512bh pairs(const X* p, std::integral_constant<int64_t, kStep>) {
     return std::bit_cast<__m512bh>(_mm512_loadu_si512(p));
@@ -139,14 +141,15 @@ struct FloatRow<c10::BFloat16> {
 #endif
 
 // sums[i][j] of kRows rows of x and kColumns rows of the weight, kUnroll vectors
-// of each at a time. What is `ahead` bytes behind the read is asked for.
-template <int64_t kRows, int64_t kColumns, int64_t kUnroll, class Row>
+// of each at a time. Meanwhile as much as kAhead rows of the weight, from `next` on,
+// is asked for, line by line.
+template <int64_t kRows, int64_t kColumns, int64_t kUnroll, int64_t kAhead, class Row>
 void dot_block(const Row* weight,
                const typename Row::X* x,
                int64_t x_stride,
                int64_t inner,
-               int64_t ahead,
-               float (&sums)[kMaxRows][kWeightRows]) {
+               const char* next,
+               float (&sums)[kTileRows][kWeightRows]) {
   Vec total[kUnroll][kRows][kColumns];
   for (auto& rows : total) {
     for (auto& row : rows) {
@@ -154,12 +157,15 @@ void dot_block(const Row* weight,
     }
   }
   const auto step = [&](auto& totals, int64_t k, auto n) {
+    if constexpr (kAhead > 0) {
+      const char* line = next + kAhead * weight[0].bytes(k);
+      for (int64_t j = 0; j < kAhead; ++j) {
+        __builtin_prefetch(line + j * kCacheLine, 0, kSecondLevel);
+      }
+    }
     decltype(weight[0].weight(k, n)) factor[kColumns];
     for (int64_t j = 0; j < kColumns; ++j) {
       factor[j] = weight[j].weight(k, n);
-      if constexpr (kUnroll == 1) {
-        __builtin_prefetch(static_cast<const char*>(weight[j].address(k)) + ahead);
-      }
     }
     for (int64_t i = 0; i < kRows; ++i) {
       const auto value = Row::input(x + i * x_stride + k, n);
@@ -224,51 +230,61 @@ void multiply_columns(const LinearArgs& args,
                       const typename Row::X* x,
                       int64_t x_stride) {
   const Output<T> output(args);
-  const int64_t row_bytes = static_cast<const char*>(weight[0].address(args.inner)) -
-                            static_cast<const char*>(weight[0].address(0));
+  const int64_t row_bytes = Row::bytes(args.inner);
   const bool is_short = row_bytes <= kShortRow;
-  float sums[kMaxRows][kWeightRows];
-  // `width` rows of the weight side by side, then what is left one by one.
-  const auto block = [&](int64_t row, auto rows, auto width, auto unroll) {
-    const typename Row::X* first = x + row * x_stride;
-    const auto multiply = [&](int64_t j, auto count) {
-      const int64_t ahead = is_short ? count() * row_bytes : 0;
-      dot_block<rows(), count(), unroll()>(weight + j, first, x_stride, args.inner, ahead, sums);
-      for (int64_t i = 0; i < rows(); ++i) {
-        for (int64_t c = 0; c < count(); ++c) {
-          output.set(row + i, column + j + c, sums[i][c]);
-        }
+  float sums[kTileRows][kWeightRows];
+  const char* next = reinterpret_cast<const char*>(weight[0].data) + kWeightRows * row_bytes;
+  const auto multiply = [&](int64_t row, int64_t j, auto rows, auto width, auto unroll,
+                            auto aheads) {
+    dot_block<rows(), width(), unroll(), aheads()>(weight + j, x + row * x_stride, x_stride,
+                                                   args.inner, next, sums);
+    for (int64_t i = 0; i < rows(); ++i) {
+      for (int64_t c = 0; c < width(); ++c) {
+        output.set(row + i, column + j + c, sums[i][c]);
       }
-    };
-    int64_t j = 0;
-    for (; j + width() <= columns; j += width()) {
-      multiply(j, width);
     }
-    for (; j < columns; ++j) {
-      multiply(j, Count<1>());
+  };
+  const auto one_by_one = [&](int64_t row, auto rows, auto unroll) {
+    for (int64_t j = 0; j < columns; ++j) {
+      multiply(row, j, rows, Count<1>(), unroll, Count<0>());
+    }
+  };
+  if (is_short && args.rows == 1) {
+    return one_by_one(0, Count<1>(), Count<4>());
+  }
+  if (is_short && args.rows == 2) {
+    return one_by_one(0, Count<2>(), Count<4>());
+  }
+  // The next rows of the weight are asked for in equal parts by the blocks of x.
+  int64_t asked = 0;
+  const auto block = [&](int64_t row, auto rows) {
+    if (columns < kWeightRows) {
+      return one_by_one(row, rows, Count<1>());
+    }
+    const auto with = [&](auto aheads) {
+      multiply(row, 0, rows, Count<kWeightRows>(), Count<1>(), aheads);
+      asked += aheads();
+      next += aheads() * row_bytes;
+    };
+    if (asked >= kWeightRows) {
+      with(Count<0>());
+    } else if (args.rows <= kTileRows) {
+      with(Count<4>());
+    } else if (args.rows <= 2 * kTileRows) {
+      with(Count<2>());
+    } else {
+      with(Count<1>());
     }
   };
   int64_t row = 0;
-  if (is_short && args.rows == 1) {
-    return block(0, Count<1>(), Count<1>(), Count<4>());
-  }
-  if (is_short && args.rows == 2) {
-    return block(0, Count<2>(), Count<1>(), Count<4>());
-  }
-  // More accumulators than sixteen want more registers than there are of 256 bits.
-  if constexpr (kLanes == 16) {
-    for (; row + 8 <= args.rows; row += 8) {
-      block(row, Count<8>(), Count<2>(), Count<1>());
-    }
-    for (; row + 4 <= args.rows; row += 4) {
-      block(row, Count<4>(), Count<4>(), Count<1>());
-    }
+  for (; row + kTileRows <= args.rows; row += kTileRows) {
+    block(row, Count<kTileRows>());
   }
   for (; row + 2 <= args.rows; row += 2) {
-    block(row, Count<2>(), Count<4>(), Count<1>());
+    block(row, Count<2>());
   }
   if (row < args.rows) {
-    block(row, Count<1>(), Count<4>(), Count<1>());
+    block(row, Count<1>());
   }
 }
 
