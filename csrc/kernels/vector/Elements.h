@@ -26,6 +26,10 @@ namespace {
 using Vec = at::vec::Vectorized<float>;
 constexpr int64_t kLanes = Vec::size();
 
+// For __builtin_prefetch: where more requests can be under way than for the first.
+constexpr int kSecondLevel = 2;
+constexpr int64_t kCacheLine = 64;
+
 template <class T>
 inline constexpr bool is_half = std::is_same_v<T, c10::BFloat16> || std::is_same_v<T, c10::Half>;
 

@@ -22,8 +22,6 @@ constexpr int64_t kWeightRows = 4;                  // at a time
 constexpr int64_t kTileRows = kLanes == 16 ? 4 : 2; // of x, at a time: as registers allow
 constexpr int64_t kBlockRows = 16;                  // of the weight, a unit of work
 constexpr int64_t kShortRow = 4096;                 // bytes
-constexpr int64_t kCacheLine = 64;
-constexpr int kSecondLevel = 2; // of cache, where more requests can be under way at once
 
 // What rows of the weight have in common that are read as float vectors.
 struct AsFloat {

@@ -138,8 +138,13 @@ struct KeyRows {
     const C* head = static_cast<const C*>(cache.data) + tile.kv_head * cache.head_stride;
     int64_t block = first / args.block_size;
     int64_t offset = first % args.block_size;
+    const int64_t bytes = cache.head_size * static_cast<int64_t>(sizeof(C));
     for (int64_t i = 0; i < count; ++i) {
       rows[i] = head + blocks[block] * cache.block_stride + offset * cache.token_stride;
+      // All at once: rows far from each other are not what the processor foresees.
+      for (int64_t byte = 0; byte < bytes; byte += kCacheLine) {
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[i]) + byte, 0, kSecondLevel);
+      }
       if (++offset == args.block_size) {
         offset = 0;
         ++block;
