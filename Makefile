@@ -30,10 +30,11 @@ serve: build $(VENV)/.vllm  ## serve SmolLM2 with vLLM on the device, OpenAI's i
 demo-engine: build $(VENV)/.example  ## the same with the small engine of examples/paged_llm, without vLLM
 	$(BIN)/python examples/paged_llm --compare cpu --prompt "$(PROMPT)"
 
-test: build $(VENV)/.example  ## run the test suite
+test: build $(VENV)/.vllm-tests  ## run the test suite
 	$(BIN)/python -m pytest tests --ignore tests/vllm
+	$(BIN)/python -m pytest tests/vllm
 
-test-vllm: build $(VENV)/.vllm-tests  ## run the tests of the vLLM plugin, with real vLLM
+test-vllm: build $(VENV)/.vllm-tests  ## its last part alone: the vLLM plugin, with real vLLM
 	$(BIN)/python -m pytest tests/vllm
 
 soak: build $(VENV)/.vllm-tests  ## ten minutes of load on a vLLM server with too little cache

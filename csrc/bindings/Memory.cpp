@@ -1,6 +1,7 @@
 // Memory of the device and pinned memory, behind torch.openreg.memory.
 
 #include <ATen/core/CachingHostAllocator.h>
+#include <ATen/ops/from_blob.h>
 
 #include <mutex>
 #include <thread>
@@ -224,6 +225,14 @@ void bind_memory(py::module_& module) {
                CachingAllocator::end_allocate_to_pool(to_index(index), pool);
              }));
 
+  // The same memory, which the result does not keep.
+  module.def("_weak_alias", wrap_pybind_function([](const at::Tensor& tensor) {
+               return at::for_blob(tensor.mutable_data_ptr(), tensor.sizes())
+                   .strides(tensor.strides())
+                   .target_device(tensor.device())
+                   .options(tensor.options())
+                   .make_tensor();
+             }));
   module.def("_caching_allocator_alloc",
              wrap_pybind_function_no_gil([](size_t nbytes, int64_t index, uintptr_t stream) {
                return raw_allocations().allocate(nbytes, index, stream);

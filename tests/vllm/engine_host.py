@@ -80,7 +80,7 @@ def _start(state: dict[str, Any], options: dict[str, Any]) -> None:
     if state["llm"] is not None:
         state.pop("llm").llm_engine.engine_core.shutdown()
         state["llm"] = None
-        cleanup_dist_env_and_memory()
+    cleanup_dist_env_and_memory()  # of an engine that could not start, too
     gc.freeze()  # what is imported stays: vLLM collects a dozen times when it starts
     defaults = {
         "max_model_len": 256,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from vllm.v1.attention.backend import (
     AttentionBackend,
+    AttentionCGSupport,
     AttentionImpl,
     AttentionMetadata,
     AttentionMetadataBuilder,
@@ -92,6 +93,12 @@ class OpenRegMetadataBuilder(AttentionMetadataBuilder[OpenRegMetadata]):
     def __init__(self, kv_cache_spec, layer_names, vllm_config, device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self._encoder = isinstance(kv_cache_spec, EncoderOnlyAttentionSpec)
+
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:
+        """A replay reads lengths and blocks from the device, but an encoder's are new tensors."""
+        encoder = isinstance(kv_cache_spec, EncoderOnlyAttentionSpec)
+        return AttentionCGSupport.NEVER if encoder else AttentionCGSupport.ALWAYS
 
     def build(
         self,

@@ -10,8 +10,12 @@ import torch
 
 
 def install() -> None:
-    """Let streams and events of torch.cuda be those of openreg, in this process."""
+    """Let streams, events and graphs of torch.cuda be those of openreg, in this process."""
+    from torch_openreg.vllm import graphs
+
     torch.cuda.Stream = torch.openreg.Stream
     torch.cuda.Event = torch.openreg.Event
     torch.cuda.current_stream = torch.openreg.current_stream
     torch.cuda.stream = torch.openreg.stream
+    torch.cuda.CUDAGraph = torch.openreg.Graph
+    torch.cuda.graph = graphs.CaptureCurrentStream

@@ -20,6 +20,7 @@ logger = init_logger("vllm.torch_openreg.platform")
 
 ATTENTION = "torch_openreg.vllm.attention.OpenRegAttentionBackend"
 LATENT_ATTENTION = "torch_openreg.vllm.mla.OpenRegMLABackend"
+MAX_GRAPH_TOKENS = 64
 
 
 class OpenRegPlatform(Platform):
@@ -156,6 +157,14 @@ class OpenRegPlatform(Platform):
     def get_device_communicator_cls(cls) -> str:
         return "vllm.distributed.device_communicators.cpu_communicator.CpuCommunicator"
 
+    @classmethod
+    def support_static_graph_mode(cls) -> bool:
+        return True
+
+    @classmethod
+    def get_static_graph_wrapper_cls(cls) -> str:
+        return "vllm.compilation.cuda_graph.CUDAGraphWrapper"
+
     # The configuration
 
     @classmethod
@@ -165,10 +174,14 @@ class OpenRegPlatform(Platform):
         compilation = vllm_config.compilation_config
         if compilation.mode is None:  # there is no compiler for this device; eager is fastest
             compilation.mode = CompilationMode.NONE
+        sizes = (compilation.cudagraph_capture_sizes, compilation.max_cudagraph_capture_size)
+        if sizes == (None, None):  # computing hides launching in larger batches
+            compilation.max_cudagraph_capture_size = MAX_GRAPH_TOKENS
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         cls._check_compilation(vllm_config.compilation_config)
+        cls._check_graphs(vllm_config)
         # A forked child could not use the device if its parent has.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         parallel = vllm_config.parallel_config
@@ -197,3 +210,22 @@ class OpenRegPlatform(Platform):
         for name in vars(passes):
             if name.startswith(("fuse_", "enable_")) and getattr(passes, name):
                 setattr(passes, name, False)
+
+    @classmethod
+    def _check_graphs(cls, vllm_config: VllmConfig) -> None:
+        """Switch graphs off for what looks at data in a step, which no capture permits."""
+        from vllm.config import CUDAGraphMode
+
+        compilation, model = vllm_config.compilation_config, vllm_config.model_config
+        if compilation.cudagraph_mode == CUDAGraphMode.NONE:
+            return
+        reason = None
+        if vllm_config.lora_config is not None:
+            reason = "LoRA adapters"
+        elif model is not None and model.is_moe:
+            reason = "experts"
+        if reason is not None:
+            logger.info("openreg captures no graphs of a model with %s", reason)
+            compilation.cudagraph_mode = CUDAGraphMode.NONE
+            compilation.cudagraph_capture_sizes = []
+            compilation.max_cudagraph_capture_size = 0

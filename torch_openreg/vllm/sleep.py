@@ -2,15 +2,17 @@
 
 vLLM's own mechanism wraps NVIDIA's allocator. Here the storages of weights and KV cache are
 resized to nothing and back, so that every view of them stays valid; level 1 keeps the weights
-in pinned host memory, level 2 leaves them to be loaded again.
+in pinned host memory, level 2 leaves them to be loaded again. Graphs, which know addresses, are
+dropped and captured again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from vllm.compilation.cuda_graph import CUDAGraphWrapper
 from vllm.device_allocator.sleep_mode_backend import SleepModeBackend
 
 
@@ -20,10 +22,14 @@ class OpenRegSleepMode(SleepModeBackend):
     Args:
         model: whose parameters and buffers are given back, as "weights".
         caches: the tensors that are given back as "kv_cache".
+        capture: captures the model's graphs, when all is there again.
     """
 
-    def __init__(self, model: nn.Module, caches: list[Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, caches: list[Tensor], capture: Callable[[], object]
+    ) -> None:
         super().__init__()
+        self._capture = capture
         self._tensors = {"weights": [*model.parameters(), *model.buffers()], "kv_cache": caches}
         self._sizes: dict[str, list[int]] = {}
         self._saved: list[Tensor] | None = None
@@ -52,10 +58,12 @@ class OpenRegSleepMode(SleepModeBackend):
                     _bytes_of(storage).copy_(saved)
                 self._saved = None
         if not self._sizes:
+            self._capture()
             self._state = "RUNNING"
 
     def discard(self, tags: tuple[str, ...]) -> None:
         self._state = "SUSPENDED"
+        CUDAGraphWrapper.clear_all_graphs()
         for tag in tags:
             if tag in self._tensors and tag not in self._sizes:
                 storages = list(self._storages(tag))

@@ -60,10 +60,6 @@ class OpenRegWorker(Worker):
         self._init_workspace_and_model_runner()
 
     def _make_model_runner(self) -> OpenRegModelRunner:
-        if self.use_v2_model_runner:
-            raise ValueError(
-                "VLLM_USE_V2_MODEL_RUNNER: openreg runs the V1 model runner, set it to 0"
-            )
         return OpenRegModelRunner(self.vllm_config, self.device)
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
@@ -112,14 +108,21 @@ class OpenRegWorker(Worker):
     def sleep_mode_backend(self) -> OpenRegSleepMode:
         if self._sleep_mode_backend is None:
             runner = self.model_runner
-            self._sleep_mode_backend = OpenRegSleepMode(runner.model, list(runner.kv_caches))
+            self._sleep_mode_backend = OpenRegSleepMode(
+                runner.model, list(runner.kv_caches), self._capture_graphs
+            )
         return self._sleep_mode_backend
+
+    def _capture_graphs(self) -> None:
+        if self.compilation_config.cudagraph_mode != CUDAGraphMode.NONE:
+            with set_current_vllm_config(self.vllm_config):
+                self.model_runner.capture_model()
 
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager:
         return nullcontext()
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
-        """Run the model and the sampler once with a full batch, as vLLM's worker does.
+        """Capture graphs; run the model and the sampler with a full batch, as vLLM's worker does.
 
         vLLM's own method imports warm-ups of NVIDIA's kernels, which need torchvision.
         """
@@ -127,6 +130,7 @@ class OpenRegWorker(Worker):
         for size in sorted(self.compilation_config.compile_sizes or [], reverse=True):
             runner._dummy_run(size, skip_eplb=True, remove_lora=False)
         runner.maybe_remove_all_loras(runner.lora_config)
+        self._capture_graphs()
         if get_pp_group().is_last_rank:
             size = min(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
             hidden, last_hidden = runner._dummy_run(
