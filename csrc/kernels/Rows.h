@@ -13,6 +13,10 @@ struct Rows {
   // seen as two.
   explicit Rows(const at::Tensor& tensor);
 
+  // Dense rows, one behind the other.
+  Rows(void* rows, int64_t row_count, int64_t row_width)
+      : data(rows), count(row_count), width(row_width), inner(row_count), inner_stride(row_width) {}
+
   // Whether a tensor can be seen so.
   OPENREG_API static bool fit(const at::Tensor& tensor);
 

@@ -15,7 +15,8 @@
 
 namespace at::openreg {
 
-// The order of CMakeLists.txt, which passes the number as OPENREG_INSTRUCTION_SET.
+// The order of CMakeLists.txt, which passes the number as OPENREG_INSTRUCTION_SET; the last has
+// products only.
 enum class InstructionSet : size_t { Default, Avx2, Avx512, Avx512Bf16 };
 inline constexpr size_t kInstructionSets = 4;
 

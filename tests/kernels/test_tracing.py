@@ -42,6 +42,14 @@ def calls(device):
     yield "top_k_top_p", (x, torch.full((3,), 5, device=device), None), {}
     yield "sample", (x, torch.ones_like(x)), {}
     yield "topk_softmax", (x, 4, True), {}
+    offsets = torch.tensor([0, 1, 3], dtype=torch.int32, device=device)
+    yield "grouped_mm", (x, torch.zeros(2, 5, 32, device=device), offsets), {}
+    w13, w2 = torch.zeros(2, 16, 32, device=device), torch.zeros(2, 32, 8, device=device)
+    chosen = torch.zeros(3, 1, **ints)
+    yield "fused_moe", (x, w13, w2, torch.ones(3, 1, device=device), chosen, "silu"), {}
+    eight = x.to(torch.int8)
+    yield "quantize_int8", (x,), {}
+    yield "int8_linear", (eight, row[:1], weight.to(torch.int8), row, None), {}
 
 
 def operator(name):

@@ -83,8 +83,15 @@ def test_a_batch_larger_than_the_graphs_runs_eagerly(host, model):
     assert answers == greedy_tokens(model, PROMPTS[:2], answers)
 
 
-def test_experts_are_not_captured(host, tmp_path):
+def test_experts_are_captured(host, tmp_path):
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     model = save_tiny("Qwen3Moe", tmp_path, **experts)
     host.engine(model=model, dtype="float32")
+    answers, count = host.run(count_replays, PROMPTS, max_tokens=NEW_TOKENS, ignore_eos=True)
+    assert count == DECODED
+    assert answers == greedy_tokens(model, PROMPTS, answers)
+
+
+def test_adapters_are_not_captured(host, model):
+    host.engine(model=model, dtype="float32", enable_lora=True, max_lora_rank=8)
     assert host.run(config_of, "compilation_config.cudagraph_mode").name == "NONE"

@@ -24,7 +24,7 @@ PAD_SLOT = reference.PAD_SLOT
 
 
 def _operator(name: str) -> Callable:
-    return getattr(torch.ops.openreg, name, None) or getattr(reference, name)
+    return getattr(torch.ops.openreg, name)
 
 
 def rms_norm(

@@ -213,19 +213,12 @@ class OpenRegPlatform(Platform):
 
     @classmethod
     def _check_graphs(cls, vllm_config: VllmConfig) -> None:
-        """Switch graphs off for what looks at data in a step, which no capture permits."""
+        """Switch graphs off with adapters: vLLM's layers for CPUs, which run them, look at data."""
         from vllm.config import CUDAGraphMode
 
-        compilation, model = vllm_config.compilation_config, vllm_config.model_config
-        if compilation.cudagraph_mode == CUDAGraphMode.NONE:
-            return
-        reason = None
-        if vllm_config.lora_config is not None:
-            reason = "LoRA adapters"
-        elif model is not None and model.is_moe:
-            reason = "experts"
-        if reason is not None:
-            logger.info("openreg captures no graphs of a model with %s", reason)
+        compilation = vllm_config.compilation_config
+        if compilation.cudagraph_mode != CUDAGraphMode.NONE and vllm_config.lora_config is not None:
+            logger.info("openreg captures no graphs of a model with LoRA adapters")
             compilation.cudagraph_mode = CUDAGraphMode.NONE
             compilation.cudagraph_capture_sizes = []
             compilation.max_cudagraph_capture_size = 0

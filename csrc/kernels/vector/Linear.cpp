@@ -266,12 +266,10 @@ void multiply_columns(const LinearArgs& args,
     };
     if (asked >= kWeightRows) {
       with(Count<0>());
-    } else if (args.rows <= kTileRows) {
-      with(Count<4>());
-    } else if (args.rows <= 2 * kTileRows) {
-      with(Count<2>());
+    } else if (args.rows < 2 * kTileRows) {
+      with(Count<kWeightRows>());
     } else {
-      with(Count<1>());
+      with(Count<2>());
     }
   };
   int64_t row = 0;
