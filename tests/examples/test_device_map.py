@@ -23,7 +23,7 @@ max_memory = {{
     i: int(0.9 * torch.openreg.mem_get_info(i)[0]) for i in range(torch.accelerator.device_count())
 }}
 reference = AutoModelForCausalLM.from_pretrained(directory)
-prompt = torch.arange(32).view(2, 16)
+prompt = torch.arange(96).view(3, 32)  # so many rows are ATen's products, bit for bit
 
 @torch.no_grad()
 def report(model):
@@ -32,7 +32,7 @@ def report(model):
     ids = model.generate(prompt.to(model.device), **options)
     layers = [str(model.hf_device_map[f"model.layers.{{i}}"]) for i in range({LAYERS})]
     print(json.dumps({{
-        "close": torch.allclose(logits, reference(prompt).logits, rtol=1e-4, atol=1e-4),
+        "equal": torch.equal(logits, reference(prompt).logits),
         "generated": ids.tolist() == reference.generate(prompt, **options).tolist(),
         "layers": layers,
         "used": [torch.openreg.memory_allocated(i) for i in range(2)],
@@ -77,7 +77,7 @@ report(AutoModelForCausalLM.from_pretrained(
     directory, device_map="sequential", max_memory=max_memory))
 """
     result = run(program, directory, "name=Large,memory=48M;name=Small,memory=32M")
-    assert result["close"] and result["generated"]
+    assert result["equal"] and result["generated"]
     assert result["layers"] == sorted(result["layers"]) and set(result["layers"]) == {"0", "1"}
     assert result["layers"].count("0") > result["layers"].count("1")
     assert 0 < result["used"][1] < result["used"][0] <= 0.9 * (48 << 20)
@@ -90,7 +90,7 @@ report(AutoModelForCausalLM.from_pretrained(
     directory, device_map="auto", max_memory={**max_memory, "cpu": "1GiB"}))
 """
     result = run(program, directory, "name=Small,memory=12M;name=Large,memory=32M")
-    assert result["close"] and result["generated"]
+    assert result["equal"] and result["generated"]
     assert 0 < result["layers"].count("0") < result["layers"].count("1")
     assert "cpu" in result["layers"]
     assert result["used"][0] <= 12 << 20 and result["used"][1] <= 32 << 20
@@ -106,5 +106,5 @@ model = dispatch_model(model, device_map)
 report(model)
 """
     result = run(program, directory, "name=Large,memory=48M;name=Small,memory=24M,link=1G")
-    assert result["close"] and result["generated"]
+    assert result["equal"] and result["generated"]
     assert set(result["layers"]) == {"0", "1"}

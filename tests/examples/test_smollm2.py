@@ -75,8 +75,10 @@ def test_hugging_face_on_the_accelerator_as_on_the_cpu(accelerator, directory, p
 
 def test_bfloat16_answers_too(device, hf_model):
     """Each token is one that float32 takes as well, or nearly: the best may be as good as even."""
-    params = SamplingParams(max_tokens=MAX_TOKENS)
-    outputs = LLM(device=device, dtype="bfloat16").generate(QUESTIONS, params, chat=True)
+    llm, params = LLM(device=device, dtype="bfloat16"), SamplingParams(max_tokens=MAX_TOKENS)
+    (output,) = llm.generate(["The capital of France is"], params)
+    assert "Paris" in output.text
+    outputs = llm.generate(QUESTIONS, params, chat=True)
     for output in outputs:
         with torch.inference_mode():
             logits = hf_model(torch.tensor([output.prompt_ids + output.token_ids])).logits[0]
