@@ -17,8 +17,11 @@ enum class WeightFormat : uint8_t {
   Int4,  // eight a word, the lowest bits first: (value - zero) * the group's scale
 };
 
-// Up to here linear_kernel is faster than BLAS with a large weight in x's dtype.
-inline constexpr int64_t kFewRows = 64;
+// Whether linear_kernel is the fastest for so many rows of x with a large weight of
+// x's dtype. Short rows of the weight cost more to add up than to multiply.
+inline bool is_few_rows(int64_t rows, int64_t inner) {
+  return rows <= (inner < 512 ? 32 : 64);
+}
 
 // out [rows, columns] = x [rows, inner] * weight [columns, inner]^T + bias; x and
 // the weight are dense in their last dimension.

@@ -1,7 +1,7 @@
 #pragma once
 
-// mm and addmm as the device runs them, on CPU tensors: ATen's kernels, but for
-// a product of few rows, as each step of a decoding language model has them.
+// mm and addmm as the device runs them, on CPU tensors: ATen's kernels, but where
+// those of our own are faster, see Note [Products with kernels of our own].
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>

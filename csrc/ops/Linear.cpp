@@ -78,7 +78,8 @@ linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Te
   check_dim(op, "weight", weight, 2);
   check_linear(op, x, weight, weight.size(1), bias);
   check_dtype(op, "weight", weight, {x.scalar_type()});
-  if (weight.size(1) == 0 || x.numel() > kFewRows * weight.size(1)) {
+  const int64_t inner = weight.size(1);
+  if (inner == 0 || !is_few_rows(x.numel() / inner, inner)) {
     return at::linear(x, weight, bias);
   }
   Matrices m(x, weight);

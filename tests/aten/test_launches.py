@@ -164,7 +164,7 @@ def test_many_threads_and_streams():
 
 
 def test_thread_count_is_the_launching_threads():
-    x = torch.randn(300, 300)
+    x = torch.randn(300, 300, dtype=torch.double)
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):

@@ -1,4 +1,4 @@
-"""mm, addmm and linear of a few rows, which have a kernel of their own (Products of few rows)."""
+"""mm, addmm and linear where the device runs kernels of its own (MatrixProduct.cpp)."""
 
 import pytest
 import torch
@@ -44,6 +44,64 @@ def test_linear_with_a_bias(shape, dtype):
     close(result.view(-1, 192), x.view(-1, 576), weight.t(), bias=bias.double())
 
 
+# Rows, columns, inner: whole tiles; remainders everywhere; an inner size of two blocks; short ones.
+MANY = [(192, 192, 576), (131, 149, 353), (97, 65, 1601), (1001, 301, 17), (17, 1037, 515)]
+
+
+def dense(tensor, by_columns):
+    """The same numbers on the device, its rows or its columns in a row."""
+    on_device = tensor.to("openreg")
+    return on_device.t().contiguous().t() if by_columns else on_device
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["nnn", "ntn", "tnn", "ttn", "ntt", "ttt"])
+@pytest.mark.parametrize("shape", MANY, ids=str)
+def test_many_rows(shape, layout, dtype):
+    rows, columns, inner = shape
+    a, b = numbers(rows, inner, dtype=dtype), numbers(inner, columns, dtype=dtype)
+    transposed = [letter == "t" for letter in layout]
+    out = dense(torch.full((rows, columns), torch.nan, dtype=dtype), transposed[2])
+    strides = out.stride()
+    torch.mm(dense(a, transposed[0]), dense(b, transposed[1]), out=out)
+    close(out, a, b)
+    assert out.stride() == strides
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", MANY, ids=str)
+def test_linear_of_many_rows_with_a_bias(shape, dtype):
+    rows, columns, inner = shape
+    x, weight = numbers(rows, inner, dtype=dtype), numbers(columns, inner, dtype=dtype)
+    bias = numbers(columns, dtype=dtype)
+    result = F.linear(*(t.to("openreg") for t in (x, weight, bias)))
+    close(result, x, weight.t(), bias=bias.double())
+
+
+def test_blocks_of_larger_matrices():
+    """Neither neighbours of the operands are read into the result nor those of `out` written."""
+    store = torch.full((3, 260, 700), torch.nan)
+    a, b = numbers(250, 600, dtype=torch.float32), numbers(600, 170, dtype=torch.float32)
+    store[0, :250, :600], store[1, :170, :600] = a, b.t()
+    on_device = store.to("openreg")
+    out = on_device[2, :250, :170]
+    torch.mm(on_device[0, :250, :600], on_device[1, :170, :600].t(), out=out)
+    close(out, a, b)
+    assert on_device.cpu()[2].isnan().sum() == 260 * 700 - 250 * 170
+
+
+def test_reduced_precision_is_atens():
+    """torch.set_float32_matmul_precision("medium") asks for ATen's faster kernel, if it has one."""
+    a, b = numbers(200, 300, dtype=torch.float32), numbers(300, 400, dtype=torch.float32)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        expected = a @ b
+        assert (a.to("openreg") @ b.to("openreg")).cpu().equal(expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.parametrize("beta, alpha", [(1, 1), (0.5, 1), (1, -2), (0, 1)])
 def test_addmm_scales(beta, alpha):
     x, weight = numbers(2, 576, dtype=torch.float32), numbers(192, 576, dtype=torch.float32)
@@ -79,20 +137,23 @@ def test_strides(layout, transposed):
 
 
 def test_infinities_and_nans_come_through():
-    x, weight = numbers(2, 576, dtype=torch.float32), numbers(192, 576, dtype=torch.float32)
-    x[0, 5], weight[7, 9] = torch.inf, torch.nan
-    expected = F.linear(x, weight)
-    result = F.linear(x.to("openreg"), weight.to("openreg")).cpu()
-    torch.testing.assert_close(result, expected, equal_nan=True, rtol=1e-5, atol=1e-4)
+    for rows in (2, 192):
+        x, weight = numbers(rows, 576, dtype=torch.float32), numbers(192, 576, dtype=torch.float32)
+        x[0, 5], weight[7, 9] = torch.inf, torch.nan
+        expected = F.linear(x, weight)
+        result = F.linear(x.to("openreg"), weight.to("openreg")).cpu()
+        torch.testing.assert_close(result, expected, equal_nan=True, rtol=1e-5, atol=1e-4)
 
 
 def test_small_matrices_have_the_cpus_bits():
-    x, weight = numbers(2, 100, dtype=torch.float32), numbers(100, 100, dtype=torch.float32)
-    assert F.linear(x.to("openreg"), weight.to("openreg")).cpu().equal(F.linear(x, weight))
+    for rows in (2, 100):
+        x, weight = numbers(rows, 100, dtype=torch.float32), numbers(100, 100, dtype=torch.float32)
+        assert F.linear(x.to("openreg"), weight.to("openreg")).cpu().equal(F.linear(x, weight))
 
 
-def test_gradients():
-    x, weight = numbers(2, 576, dtype=torch.float32), numbers(192, 576, dtype=torch.float32)
+@pytest.mark.parametrize("rows", [2, 200])
+def test_gradients(rows):
+    x, weight = numbers(rows, 576, dtype=torch.float32), numbers(192, 576, dtype=torch.float32)
     leaves = [t.to("openreg").requires_grad_() for t in (x, weight)]
     F.linear(*leaves).sin().sum().backward()
     expected = [t.clone().requires_grad_() for t in (x, weight)]

@@ -22,8 +22,8 @@ torch.set_num_threads(1)
 max_memory = {{
     i: int(0.9 * torch.openreg.mem_get_info(i)[0]) for i in range(torch.accelerator.device_count())
 }}
-reference = AutoModelForCausalLM.from_pretrained(directory)
-prompt = torch.arange(96).view(3, 32)  # so many rows are ATen's products, bit for bit
+reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.double)
+prompt = torch.arange(24).view(3, 8)
 
 @torch.no_grad()
 def report(model):
@@ -42,7 +42,10 @@ def report(model):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A Llama of 24 layers of 2.25 MiB each, 55 MiB with its embeddings, untrained."""
+    """A Llama of 24 layers of 4.5 MiB each, 110 MiB with its embeddings, untrained.
+
+    Products of doubles are ATen's on the device as on the CPU, so that results can be equal.
+    """
     path = tmp_path_factory.mktemp("llama")
     config = LlamaConfig(
         vocab_size=512,
@@ -54,7 +57,7 @@ def directory(tmp_path_factory):
         max_position_embeddings=64,
         tie_word_embeddings=False,
     )
-    LlamaForCausalLM(config).save_pretrained(path)
+    LlamaForCausalLM(config).double().save_pretrained(path)
     return path
 
 
@@ -74,37 +77,37 @@ def run(program, directory, profile):
 def test_from_pretrained_spreads_layers_by_memory(directory):
     program = """
 report(AutoModelForCausalLM.from_pretrained(
-    directory, device_map="sequential", max_memory=max_memory))
+    directory, dtype=torch.double, device_map="sequential", max_memory=max_memory))
 """
-    result = run(program, directory, "name=Large,memory=48M;name=Small,memory=32M")
+    result = run(program, directory, "name=Large,memory=96M;name=Small,memory=64M")
     assert result["equal"] and result["generated"]
     assert result["layers"] == sorted(result["layers"]) and set(result["layers"]) == {"0", "1"}
     assert result["layers"].count("0") > result["layers"].count("1")
-    assert 0 < result["used"][1] < result["used"][0] <= 0.9 * (48 << 20)
+    assert 0 < result["used"][1] < result["used"][0] <= 0.9 * (96 << 20)
 
 
 def test_auto_balances_and_offloads_what_fits_nowhere(directory):
     """A small first device gets what it holds; the rest goes to the large one, then to the host."""
     program = """
 report(AutoModelForCausalLM.from_pretrained(
-    directory, device_map="auto", max_memory={**max_memory, "cpu": "1GiB"}))
+    directory, dtype=torch.double, device_map="auto", max_memory={**max_memory, "cpu": "1GiB"}))
 """
-    result = run(program, directory, "name=Small,memory=12M;name=Large,memory=32M")
+    result = run(program, directory, "name=Small,memory=24M;name=Large,memory=64M")
     assert result["equal"] and result["generated"]
     assert 0 < result["layers"].count("0") < result["layers"].count("1")
     assert "cpu" in result["layers"]
-    assert result["used"][0] <= 12 << 20 and result["used"][1] <= 32 << 20
+    assert result["used"][0] <= 24 << 20 and result["used"][1] <= 64 << 20
 
 
 def test_dispatch_model(directory):
     program = """
 from accelerate import dispatch_model, infer_auto_device_map
-model = AutoModelForCausalLM.from_pretrained(directory)
+model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.double)
 device_map = infer_auto_device_map(
     model, max_memory=max_memory, no_split_module_classes=["LlamaDecoderLayer"])
 model = dispatch_model(model, device_map)
 report(model)
 """
-    result = run(program, directory, "name=Large,memory=48M;name=Small,memory=24M,link=1G")
+    result = run(program, directory, "name=Large,memory=96M;name=Small,memory=48M,link=1G")
     assert result["equal"] and result["generated"]
     assert set(result["layers"]) == {"0", "1"}

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "kernels/Parallel.h"
 
@@ -88,12 +89,34 @@ inline Vec read(const T* p, int64_t count) {
 
 template <class T>
 inline void write(T* p, const Vec& value, int64_t count = kLanes) {
+#ifdef CPU_CAPABILITY_AVX512
+  // at::vec converts two vectors at a time.
+  if constexpr (is_half<T>) {
+    if (count == kLanes) {
+      __m256i half;
+      if constexpr (std::is_same_v<T, c10::BFloat16>) {
+        half = at::vec::cvtfp32_bf16(value);
+      } else {
+        half = at::vec::cvtfp32_fp16(value);
+      }
+      return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+    }
+  }
+#endif
   if constexpr (std::is_same_v<T, float>) {
     value.store(p, count);
   } else {
     static_assert(is_half<T>);
     at::vec::convert_from_float<T>(value, value).store(p, count);
   }
+}
+
+// op(0) to op(count - 1), with constants: arrays indexed by them stay in registers.
+template <int64_t count, class F>
+[[gnu::always_inline]] inline void unrolled(const F& op) {
+  [&]<int64_t... i>(std::integer_sequence<int64_t, i...>) {
+    (op(std::integral_constant<int64_t, i>()), ...);
+  }(std::make_integer_sequence<int64_t, count>());
 }
 
 // op(i, n) for the vectors of [0, size): n lanes from i; the last may be short.

@@ -138,62 +138,75 @@ struct FloatRow<c10::BFloat16> {
 };
 #endif
 
-// sums[i][j] of kRows rows of x and kColumns rows of the weight, kUnroll vectors
-// of each at a time. Meanwhile as much as kAhead rows of the weight, from `next` on,
+// a's neighbouring lanes added up, then b's.
+inline Vec add_pairs(const Vec& a, const Vec& b) {
+  const auto [even, odd] = at::vec::deinterleave2(a, b);
+  return even + odd;
+}
+
+// For each of `count` vectors, a power of two, the sums of kLanes / `count` lanes each.
+template <int64_t count>
+inline Vec partial_sums(const Vec* vectors) {
+  if constexpr (count == 1) {
+    return vectors[0];
+  } else {
+    return add_pairs(partial_sums<count / 2>(vectors),
+                     partial_sums<count / 2>(vectors + count / 2));
+  }
+}
+
+// The sum of the lanes of each of `count` <= kLanes vectors: the first lanes of the result.
+template <int64_t count>
+inline Vec sums_of(const Vec* vectors) {
+  Vec result = partial_sums<count>(vectors);
+  for (int64_t lanes = kLanes / count; lanes > 1; lanes /= 2) {
+    result = add_pairs(result, result);
+  }
+  return result;
+}
+
+// sums[i * kColumns + j] of kRows rows of x and kColumns rows of the weight, kUnroll vectors
+// of each at a time. Meanwhile as much as `ahead` rows of the weight, from `next` on,
 // is asked for, line by line.
-template <int64_t kRows, int64_t kColumns, int64_t kUnroll, int64_t kAhead, class Row>
+template <int64_t kRows, int64_t kColumns, int64_t kUnroll, class Row>
 void dot_block(const Row* weight,
                const typename Row::X* x,
                int64_t x_stride,
                int64_t inner,
                const char* next,
-               float (&sums)[kTileRows][kWeightRows]) {
-  Vec total[kUnroll][kRows][kColumns];
-  for (auto& rows : total) {
-    for (auto& row : rows) {
-      std::fill_n(row, kColumns, Vec(0.0f));
-    }
-  }
-  const auto step = [&](auto& totals, int64_t k, auto n) {
-    if constexpr (kAhead > 0) {
-      const char* line = next + kAhead * weight[0].bytes(k);
-      for (int64_t j = 0; j < kAhead; ++j) {
-        __builtin_prefetch(line + j * kCacheLine, 0, kSecondLevel);
-      }
+               int64_t ahead,
+               float* sums) {
+  Vec total[kUnroll][kRows * kColumns];
+  unrolled<kUnroll>(
+      [&](auto u) { unrolled<kRows * kColumns>([&](auto i) { total[u][i] = Vec(0.0f); }); });
+  const auto step = [&](auto u, int64_t k, auto n) {
+    for (const char *line = next + ahead * weight[0].bytes(k), *end = line + ahead * kCacheLine;
+         line != end; line += kCacheLine) {
+      __builtin_prefetch(line, 0, kSecondLevel);
     }
     decltype(weight[0].weight(k, n)) factor[kColumns];
-    for (int64_t j = 0; j < kColumns; ++j) {
-      factor[j] = weight[j].weight(k, n);
-    }
-    for (int64_t i = 0; i < kRows; ++i) {
+    unrolled<kColumns>([&](auto j) { factor[j] = weight[j].weight(k, n); });
+    unrolled<kRows>([&](auto i) {
       const auto value = Row::input(x + i * x_stride + k, n);
-      for (int64_t j = 0; j < kColumns; ++j) {
-        Row::add(totals[i][j], factor[j], value);
-      }
-    }
+      unrolled<kColumns>([&](auto j) { Row::add(total[u][i * kColumns + j], factor[j], value); });
+    });
   };
   constexpr std::integral_constant<int64_t, Row::kStep> full;
   int64_t k = 0;
   for (; k + kUnroll * full() <= inner; k += kUnroll * full()) {
-#pragma GCC unroll 4
-    for (int64_t u = 0; u < kUnroll; ++u) {
-      step(total[u], k + u * full(), full);
-    }
+    unrolled<kUnroll>([&](auto u) { step(u, k + u * full(), full); });
   }
+  constexpr std::integral_constant<int64_t, 0> first;
   for (; k + full() <= inner; k += full()) {
-    step(total[0], k, full);
+    step(first, k, full);
   }
   if (k < inner) {
-    step(total[0], k, inner - k);
+    step(first, k, inner - k);
   }
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t j = 0; j < kColumns; ++j) {
-      for (int64_t u = 1; u < kUnroll; ++u) {
-        total[0][i][j] = total[0][i][j] + total[u][i][j];
-      }
-      sums[i][j] = sum(total[0][i][j]);
-    }
-  }
+  unrolled<kUnroll - 1>([&](auto u) {
+    unrolled<kRows * kColumns>([&](auto i) { total[0][i] = total[0][i] + total[u + 1][i]; });
+  });
+  sums_of<kRows * kColumns>(total[0]).store(sums);
 }
 
 template <class T>
@@ -220,9 +233,11 @@ template <int64_t n>
 using Count = std::integral_constant<int64_t, n>;
 
 // All rows of x with up to kWeightRows rows of the weight, `column` being the first.
+// `next`, if not null, is what follows them in memory.
 template <class T, class Row>
 void multiply_columns(const LinearArgs& args,
                       const Row* weight,
+                      const char* next,
                       int64_t column,
                       int64_t columns,
                       const typename Row::X* x,
@@ -230,21 +245,20 @@ void multiply_columns(const LinearArgs& args,
   const Output<T> output(args);
   const int64_t row_bytes = Row::bytes(args.inner);
   const bool is_short = row_bytes <= kShortRow;
-  float sums[kTileRows][kWeightRows];
-  const char* next = reinterpret_cast<const char*>(weight[0].data) + kWeightRows * row_bytes;
+  float sums[kLanes];
   const auto multiply = [&](int64_t row, int64_t j, auto rows, auto width, auto unroll,
-                            auto aheads) {
-    dot_block<rows(), width(), unroll(), aheads()>(weight + j, x + row * x_stride, x_stride,
-                                                   args.inner, next, sums);
+                            int64_t ahead) {
+    dot_block<rows(), width(), unroll()>(weight + j, x + row * x_stride, x_stride, args.inner, next,
+                                         ahead, sums);
     for (int64_t i = 0; i < rows(); ++i) {
       for (int64_t c = 0; c < width(); ++c) {
-        output.set(row + i, column + j + c, sums[i][c]);
+        output.set(row + i, column + j + c, sums[i * width() + c]);
       }
     }
   };
   const auto one_by_one = [&](int64_t row, auto rows, auto unroll) {
     for (int64_t j = 0; j < columns; ++j) {
-      multiply(row, j, rows, Count<1>(), unroll, Count<0>());
+      multiply(row, j, rows, Count<1>(), unroll, 0);
     }
   };
   if (is_short && args.rows == 1) {
@@ -254,33 +268,30 @@ void multiply_columns(const LinearArgs& args,
     return one_by_one(0, Count<2>(), Count<4>());
   }
   // The next rows of the weight are asked for in equal parts by the blocks of x.
-  int64_t asked = 0;
-  const auto block = [&](int64_t row, auto rows) {
-    if (columns < kWeightRows) {
-      return one_by_one(row, rows, Count<1>());
-    }
-    const auto with = [&](auto aheads) {
-      multiply(row, 0, rows, Count<kWeightRows>(), Count<1>(), aheads);
-      asked += aheads();
-      next += aheads() * row_bytes;
-    };
-    if (asked >= kWeightRows) {
-      with(Count<0>());
-    } else if (args.rows < 2 * kTileRows) {
-      with(Count<kWeightRows>());
-    } else {
-      with(Count<2>());
-    }
-  };
+  const int64_t blocks = args.rows / kTileRows + args.rows % kTileRows / 2 + args.rows % 2;
   int64_t row = 0;
-  for (; row + kTileRows <= args.rows; row += kTileRows) {
-    block(row, Count<kTileRows>());
+  int64_t done = 0;
+  const auto block = [&](auto rows) {
+    if (columns < kWeightRows) {
+      one_by_one(row, rows, Count<1>());
+    } else if (next == nullptr) {
+      multiply(row, 0, rows, Count<kWeightRows>(), Count<1>(), 0);
+    } else {
+      const int64_t ahead = (done + 1) * kWeightRows / blocks - done * kWeightRows / blocks;
+      multiply(row, 0, rows, Count<kWeightRows>(), Count<1>(), ahead);
+      next += ahead * row_bytes;
+      ++done;
+    }
+    row += rows();
+  };
+  while (row + kTileRows <= args.rows) {
+    block(Count<kTileRows>());
   }
-  for (; row + 2 <= args.rows; row += 2) {
-    block(row, Count<2>());
+  if (row + 2 <= args.rows) {
+    block(Count<2>());
   }
   if (row < args.rows) {
-    block(row, Count<1>());
+    block(Count<1>());
   }
 }
 
@@ -329,7 +340,8 @@ void multiply(const LinearArgs& args, const F& row_of) {
       for (int64_t j = 0; j < columns; ++j) {
         rows[j] = row_of(column + j);
       }
-      multiply_columns<T>(args, rows, column, columns, x.data, x.stride);
+      const char* next = reinterpret_cast<const char*>(row_of(column + columns).data);
+      multiply_columns<T>(args, rows, next, column, columns, x.data, x.stride);
     }
   });
 }
@@ -354,7 +366,7 @@ void multiply_converted(const LinearArgs& args, const F& row_of) {
         });
         rows[j].data = target;
       }
-      multiply_columns<T>(args, rows, column, columns, x.data, x.stride);
+      multiply_columns<T>(args, rows, nullptr, column, columns, x.data, x.stride);
     }
   });
 }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/vector/Elements.h"
-#include "kernels/vector/Gemm.h"
+#include "kernels/vector/Tiles.h"
 
 // Attention is computed in tiles: some queries of one sequence and all heads that
 // share a kv head, against kKeys keys at a time, with a running maximum and sum

@@ -22,28 +22,24 @@ inline void multiply_block(const float* a,
                            int64_t inner,
                            bool accumulate) {
   Vec total[kRows][kVectors];
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t j = 0; j < kVectors; ++j) {
+  unrolled<kRows>([&](auto i) {
+    unrolled<kVectors>([&](auto j) {
       total[i][j] = accumulate ? Vec::loadu(c + i * c_stride + j * kLanes) : Vec(0.0f);
-    }
-  }
+    });
+  });
+#pragma GCC unroll 4
   for (int64_t k = 0; k < inner; ++k) {
     Vec row[kVectors];
-    for (int64_t j = 0; j < kVectors; ++j) {
-      row[j] = Vec::loadu(b + k * b_stride + j * kLanes);
-    }
-    for (int64_t i = 0; i < kRows; ++i) {
+    unrolled<kVectors>([&](auto j) { row[j] = Vec::loadu(b + k * b_stride + j * kLanes); });
+    unrolled<kRows>([&](auto i) {
       const Vec factor(a[i * a_stride + k]);
-      for (int64_t j = 0; j < kVectors; ++j) {
-        total[i][j] = at::vec::fmadd(factor, row[j], total[i][j]);
-      }
-    }
+      unrolled<kVectors>(
+          [&](auto j) { total[i][j] = at::vec::fmadd(factor, row[j], total[i][j]); });
+    });
   }
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t j = 0; j < kVectors; ++j) {
-      total[i][j].store(c + i * c_stride + j * kLanes);
-    }
-  }
+  unrolled<kRows>([&](auto i) {
+    unrolled<kVectors>([&](auto j) { total[i][j].store(c + i * c_stride + j * kLanes); });
+  });
 }
 
 template <int64_t kRows>
@@ -78,18 +74,20 @@ inline void multiply(const float* a,
                      int64_t columns,
                      int64_t inner,
                      bool accumulate) {
+  const auto some = [&](int64_t i, auto count) {
+    multiply_rows<count()>(a + i * a_stride, a_stride, b, b_stride, c + i * c_stride, c_stride,
+                           columns, inner, accumulate);
+    return i + count();
+  };
   int64_t i = 0;
-  for (; i + kTileRows <= rows; i += kTileRows) {
-    multiply_rows<kTileRows>(a + i * a_stride, a_stride, b, b_stride, c + i * c_stride, c_stride,
-                             columns, inner, accumulate);
+  while (i + kTileRows <= rows) {
+    i = some(i, std::integral_constant<int64_t, kTileRows>());
   }
-  for (; i + 2 <= rows; i += 2) {
-    multiply_rows<2>(a + i * a_stride, a_stride, b, b_stride, c + i * c_stride, c_stride, columns,
-                     inner, accumulate);
+  while (i + 2 <= rows) {
+    i = some(i, std::integral_constant<int64_t, 2>());
   }
   if (i < rows) {
-    multiply_rows<1>(a + i * a_stride, a_stride, b, b_stride, c + i * c_stride, c_stride, columns,
-                     inner, accumulate);
+    some(i, std::integral_constant<int64_t, 1>());
   }
 }
 
