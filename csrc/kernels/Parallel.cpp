@@ -4,9 +4,11 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,8 +18,9 @@
 // for a moment before they sleep. ATen's OpenMP threads sleep at once where there
 // are more of them than processors, as in any process in which the host thread
 // has some too; and to wake one takes as long as to read a megabyte. So nobody
-// waits for a helper that has not come: pieces of work are taken one by one, and
-// the worker does those that no helper took.
+// waits for a helper that has not come. Each thread has a share of the work and
+// takes it piece by piece, in the order of memory; who is done, or comes late, takes
+// the last pieces of the others' shares.
 
 namespace at::openreg {
 namespace {
@@ -25,6 +28,7 @@ namespace {
 using Piece = void (*)(const void*, int64_t, int64_t);
 
 constexpr int64_t kPiecesPerThread = 16;
+constexpr int kMostShares = 64;
 constexpr std::chrono::microseconds kLookout(50);
 
 inline void relax() {
@@ -41,6 +45,38 @@ struct Job {
   int64_t size = 0;
   int64_t step = 1; // of a piece
   int64_t count = 0;
+};
+
+// Pieces [first, end) that nobody took, in one word.
+class alignas(64) Share {
+ public:
+  void set(uint32_t first, uint32_t end) {
+    range_.store(uint64_t{first} << 32 | end, std::memory_order_release);
+  }
+
+  // Who takes a piece sees the job that it is of.
+  std::optional<uint32_t> take_first() {
+    return take([](uint64_t range) { return range + (uint64_t{1} << 32); },
+                [](uint64_t range) { return range >> 32; });
+  }
+  std::optional<uint32_t> take_last() {
+    return take([](uint64_t range) { return range - 1; }, [](uint64_t range) { return range - 1; });
+  }
+
+ private:
+  template <class Rest, class Index>
+  std::optional<uint32_t> take(const Rest& rest, const Index& index) {
+    uint64_t range = range_.load(std::memory_order_acquire);
+    while (range >> 32 < static_cast<uint32_t>(range)) {
+      if (range_.compare_exchange_weak(range, rest(range), std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+        return static_cast<uint32_t>(index(range));
+      }
+    }
+    return std::nullopt;
+  }
+
+  std::atomic<uint64_t> range_ = 0;
 };
 
 class Team {
@@ -65,9 +101,12 @@ class Team {
     // Nobody reads the job once all its pieces are done, as those of the last one are.
     job_ = job;
     done_.store(0, std::memory_order_relaxed);
-    left_.store(job.count, std::memory_order_release);
+    const int shares = std::min(helpers + 1, kMostShares);
+    for (int i = 0; i < shares; ++i) {
+      shares_[i].set(job.count * i / shares, job.count * (i + 1) / shares);
+    }
     call();
-    work();
+    work(0);
     for (int tries = 0; done_.load(std::memory_order_acquire) != job.count; ++tries) {
       if (tries < 1000) {
         relax();
@@ -87,23 +126,27 @@ class Team {
     calls_.notify_all();
   }
 
-  // Takes pieces while there are some. Who takes one after left_ was set sees its job.
-  void work() {
-    for (;;) {
-      const int64_t left = left_.fetch_sub(1, std::memory_order_acq_rel);
-      if (left <= 0) {
-        return;
+  // Does pieces while there are some, those of the thread's own share first.
+  void work(int thread) {
+    const int shares = std::min(wanted_.load(std::memory_order_relaxed) + 1, kMostShares);
+    for (int i = 0; i < shares; ++i) {
+      Share& share = shares_[(thread + i) % shares];
+      while (const auto index = i == 0 ? share.take_first() : share.take_last()) {
+        run_piece(*index);
       }
-      const int64_t begin = (job_.count - left) * job_.step;
-      try {
-        job_.piece(job_.context, begin, std::min(begin + job_.step, job_.size));
-      } catch (...) {
-        if (!failed_.exchange(true)) {
-          error_ = std::current_exception();
-        }
-      }
-      done_.fetch_add(1, std::memory_order_release);
     }
+  }
+
+  void run_piece(int64_t index) {
+    const int64_t begin = index * job_.step;
+    try {
+      job_.piece(job_.context, begin, std::min(begin + job_.step, job_.size));
+    } catch (...) {
+      if (!failed_.exchange(true)) {
+        error_ = std::current_exception();
+      }
+    }
+    done_.fetch_add(1, std::memory_order_release);
   }
 
   void add_helper() {
@@ -121,7 +164,7 @@ class Team {
         return;
       }
       if (index < wanted_) {
-        work();
+        work(index + 1);
       }
     }
   }
@@ -144,8 +187,8 @@ class Team {
   std::atomic<bool> stopped_ = false;
   std::atomic<int> wanted_ = 0; // of the helpers
   alignas(64) std::atomic<uint32_t> calls_ = 0;
-  alignas(64) std::atomic<int64_t> left_ = 0; // pieces that nobody took
-  alignas(64) std::atomic<int64_t> done_ = 0;
+  alignas(64) std::atomic<int64_t> done_ = 0; // pieces
+  std::array<Share, kMostShares> shares_;     // the worker's is the first
 };
 
 thread_local bool is_worker = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <memory>
 
 #include "kernels/vector/Elements.h"
@@ -165,17 +166,16 @@ inline Vec sums_of(const Vec* vectors) {
   return result;
 }
 
-// sums[i * kColumns + j] of kRows rows of x and kColumns rows of the weight, kUnroll vectors
-// of each at a time. Meanwhile as much as `ahead` rows of the weight, from `next` on,
-// is asked for, line by line.
+// Of kRows rows of x and kColumns rows of the weight, kUnroll vectors of each at a
+// time: lane i * kColumns + j has their product. Meanwhile as much as `ahead` rows of
+// the weight, from `next` on, is asked for, line by line.
 template <int64_t kRows, int64_t kColumns, int64_t kUnroll, class Row>
-void dot_block(const Row* weight,
-               const typename Row::X* x,
-               int64_t x_stride,
-               int64_t inner,
-               const char* next,
-               int64_t ahead,
-               float* sums) {
+Vec dot_block(const Row* weight,
+              const typename Row::X* x,
+              int64_t x_stride,
+              int64_t inner,
+              const char* next,
+              int64_t ahead) {
   Vec total[kUnroll][kRows * kColumns];
   unrolled<kUnroll>(
       [&](auto u) { unrolled<kRows * kColumns>([&](auto i) { total[u][i] = Vec(0.0f); }); });
@@ -206,27 +206,59 @@ void dot_block(const Row* weight,
   unrolled<kUnroll - 1>([&](auto u) {
     unrolled<kRows * kColumns>([&](auto i) { total[0][i] = total[0][i] + total[u + 1][i]; });
   });
-  sums_of<kRows * kColumns>(total[0]).store(sums);
+  return sums_of<kRows * kColumns>(total[0]);
 }
 
+// Where the products with some rows of the weight go, the first of which is `column`.
 template <class T>
 class Output {
  public:
-  explicit Output(const LinearArgs& args) : args_(args) {}
+  Output(const LinearArgs& args, int64_t column, int64_t columns)
+      : out_(static_cast<T*>(args.out) + column * args.out_column_stride),
+        row_stride_(args.out_stride), column_stride_(args.out_column_stride) {
+    const bool is_scaled = args.scale != nullptr && args.format != WeightFormat::Int4;
+    const T* bias = static_cast<const T*>(args.bias);
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t j = std::min(lane % kWeightRows, columns - 1);
+      scale_[lane] = is_scaled ? args.scale[(column + j) * args.scale_stride] : 1.0f;
+      bias_[lane] = bias != nullptr ? static_cast<float>(bias[column + j]) : 0.0f;
+    }
+  }
 
-  void set(int64_t row, int64_t column, float value) const {
-    if (args_.scale != nullptr && args_.format != WeightFormat::Int4) {
-      value *= args_.scale[column * args_.scale_stride];
+  // Of kRows rows from `row` on, and kWeightRows columns: lane after lane.
+  template <int64_t kRows>
+  void set(int64_t row, const Vec& sums) const {
+    T values[kLanes];
+    write(values, at::vec::fmadd(sums, Vec::loadu(scale_), Vec::loadu(bias_)));
+    for (int64_t i = 0; i < kRows; ++i) {
+      T* out = out_ + (row + i) * row_stride_;
+      const T* source = values + i * kWeightRows;
+      if (column_stride_ == 1) {
+        std::memcpy(static_cast<void*>(out), source, kWeightRows * sizeof(T));
+      } else {
+        for (int64_t j = 0; j < kWeightRows; ++j) {
+          out[j * column_stride_] = source[j];
+        }
+      }
     }
-    if (args_.bias != nullptr) {
-      value += static_cast<float>(static_cast<const T*>(args_.bias)[column]);
+  }
+
+  // Of kRows rows from `row` on, and column j alone.
+  template <int64_t kRows>
+  void set_column(int64_t row, int64_t j, const Vec& sums) const {
+    T values[kLanes];
+    write(values, at::vec::fmadd(sums, Vec(scale_[j]), Vec(bias_[j])));
+    for (int64_t i = 0; i < kRows; ++i) {
+      out_[(row + i) * row_stride_ + j * column_stride_] = values[i];
     }
-    T* out = static_cast<T*>(args_.out);
-    out[row * args_.out_stride + column * args_.out_column_stride] = static_cast<T>(value);
   }
 
  private:
-  const LinearArgs& args_;
+  T* out_;
+  int64_t row_stride_;
+  int64_t column_stride_;
+  alignas(64) float scale_[kLanes];
+  alignas(64) float bias_[kLanes];
 };
 
 template <int64_t n>
@@ -242,23 +274,15 @@ void multiply_columns(const LinearArgs& args,
                       int64_t columns,
                       const typename Row::X* x,
                       int64_t x_stride) {
-  const Output<T> output(args);
+  const Output<T> output(args, column, columns);
   const int64_t row_bytes = Row::bytes(args.inner);
   const bool is_short = row_bytes <= kShortRow;
-  float sums[kLanes];
-  const auto multiply = [&](int64_t row, int64_t j, auto rows, auto width, auto unroll,
-                            int64_t ahead) {
-    dot_block<rows(), width(), unroll()>(weight + j, x + row * x_stride, x_stride, args.inner, next,
-                                         ahead, sums);
-    for (int64_t i = 0; i < rows(); ++i) {
-      for (int64_t c = 0; c < width(); ++c) {
-        output.set(row + i, column + j + c, sums[i * width() + c]);
-      }
-    }
-  };
   const auto one_by_one = [&](int64_t row, auto rows, auto unroll) {
     for (int64_t j = 0; j < columns; ++j) {
-      multiply(row, j, rows, Count<1>(), unroll, 0);
+      output.template set_column<rows()>(
+          row, j,
+          dot_block<rows(), 1, unroll()>(weight + j, x + row * x_stride, x_stride, args.inner,
+                                         nullptr, 0));
     }
   };
   if (is_short && args.rows == 1) {
@@ -274,11 +298,12 @@ void multiply_columns(const LinearArgs& args,
   const auto block = [&](auto rows) {
     if (columns < kWeightRows) {
       one_by_one(row, rows, Count<1>());
-    } else if (next == nullptr) {
-      multiply(row, 0, rows, Count<kWeightRows>(), Count<1>(), 0);
     } else {
-      const int64_t ahead = (done + 1) * kWeightRows / blocks - done * kWeightRows / blocks;
-      multiply(row, 0, rows, Count<kWeightRows>(), Count<1>(), ahead);
+      const int64_t ahead =
+          next == nullptr ? 0 : (done + 1) * kWeightRows / blocks - done * kWeightRows / blocks;
+      output.template set<rows()>(row, dot_block<rows(), kWeightRows, 1>(weight, x + row * x_stride,
+                                                                         x_stride, args.inner, next,
+                                                                         ahead));
       next += ahead * row_bytes;
       ++done;
     }
