@@ -6,8 +6,8 @@ from checks import DTYPES, check, random
 
 from torch_openreg import ops
 
-ROWS = (1, 2, 3, 5, 8, 11)
-SIZES = ((1, 1), (7, 40), (64, 33), (67, 576))
+ROWS = (1, 2, 3, 5, 8, 11, 64, 71)
+SIZES = ((1, 1), (7, 40), (64, 33), (67, 576), (22, 1999))
 # Sums of hundreds of products of order one.
 TOLERANCE = {
     torch.float32: {"rtol": 1e-4, "atol": 1e-3},
@@ -70,7 +70,7 @@ def test_every_eight_bit_value(weight_dtype, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", ROWS)
 def test_int4_weight(rows, dtype, device):
-    for columns, inner, group in ((5, 16, 16), (33, 128, 32), (9, 96, 48), (64, 256, 256)):
+    for columns, inner, group in ((5, 16, 16), (33, 128, 32), (9, 96, 48), (64, 256, 256), (6, 1920, 640)):
         generator = torch.Generator().manual_seed(0)
         weight = torch.randint(-(2**31), 2**31, (columns, inner // 8), generator=generator)
         scale = random(columns, inner // group, seed=3).abs() / 8

@@ -22,7 +22,9 @@ namespace {
 constexpr int64_t kWeightRows = 4;                  // at a time
 constexpr int64_t kTileRows = kLanes == 16 ? 4 : 2; // of x, at a time: as registers allow
 constexpr int64_t kBlockRows = 16;                  // of the weight, a unit of work
+constexpr int64_t kPassRows = 64;                   // of x, whose sums are kept
 constexpr int64_t kShortRow = 4096;                 // bytes
+constexpr int64_t kRowPart = 3072;                  // bytes: a tile's operands in the first cache
 
 // What rows of the weight have in common that are read as float vectors.
 struct AsFloat {
@@ -166,23 +168,24 @@ inline Vec sums_of(const Vec* vectors) {
   return result;
 }
 
-// Of kRows rows of x and kColumns rows of the weight, kUnroll vectors of each at a
-// time: lane i * kColumns + j has their product. Meanwhile as much as `ahead` rows of
-// the weight, from `next` on, is asked for, line by line.
+// Of kRows rows of x and kColumns rows of the weight, elements [begin, end) of each,
+// kUnroll vectors at a time: lane i * kColumns + j has their product. Meanwhile
+// `ahead` times as much of the weight is asked for, from `next` on, line by line.
 template <int64_t kRows, int64_t kColumns, int64_t kUnroll, class Row>
 Vec dot_block(const Row* weight,
               const typename Row::X* x,
               int64_t x_stride,
-              int64_t inner,
+              int64_t begin,
+              int64_t end,
               const char* next,
               int64_t ahead) {
   Vec total[kUnroll][kRows * kColumns];
   unrolled<kUnroll>(
       [&](auto u) { unrolled<kRows * kColumns>([&](auto i) { total[u][i] = Vec(0.0f); }); });
   const auto step = [&](auto u, int64_t k, auto n) {
-    for (const char *line = next + ahead * weight[0].bytes(k), *end = line + ahead * kCacheLine;
-         line != end; line += kCacheLine) {
-      __builtin_prefetch(line, 0, kSecondLevel);
+    const char* line = next + ahead * Row::bytes(k - begin);
+    for (int64_t i = 0; i < ahead; ++i) {
+      __builtin_prefetch(line + i * kCacheLine, 0, kSecondLevel);
     }
     decltype(weight[0].weight(k, n)) factor[kColumns];
     unrolled<kColumns>([&](auto j) { factor[j] = weight[j].weight(k, n); });
@@ -192,16 +195,16 @@ Vec dot_block(const Row* weight,
     });
   };
   constexpr std::integral_constant<int64_t, Row::kStep> full;
-  int64_t k = 0;
-  for (; k + kUnroll * full() <= inner; k += kUnroll * full()) {
+  int64_t k = begin;
+  for (; k + kUnroll * full() <= end; k += kUnroll * full()) {
     unrolled<kUnroll>([&](auto u) { step(u, k + u * full(), full); });
   }
   constexpr std::integral_constant<int64_t, 0> first;
-  for (; k + full() <= inner; k += full()) {
+  for (; k + full() <= end; k += full()) {
     step(first, k, full);
   }
-  if (k < inner) {
-    step(first, k, inner - k);
+  if (k < end) {
+    step(first, k, end - k);
   }
   unrolled<kUnroll - 1>([&](auto u) {
     unrolled<kRows * kColumns>([&](auto i) { total[0][i] = total[0][i] + total[u + 1][i]; });
@@ -275,48 +278,63 @@ void multiply_columns(const LinearArgs& args,
                       const typename Row::X* x,
                       int64_t x_stride) {
   const Output<T> output(args, column, columns);
-  const int64_t row_bytes = Row::bytes(args.inner);
-  const bool is_short = row_bytes <= kShortRow;
-  const auto one_by_one = [&](int64_t row, auto rows, auto unroll) {
+  const int64_t inner = args.inner;
+  const auto one_by_one = [&](int64_t row, auto count, auto unroll) {
     for (int64_t j = 0; j < columns; ++j) {
-      output.template set_column<rows()>(
+      output.template set_column<count()>(
           row, j,
-          dot_block<rows(), 1, unroll()>(weight + j, x + row * x_stride, x_stride, args.inner,
-                                         nullptr, 0));
+          dot_block<count(), 1, unroll()>(weight + j, x + row * x_stride, x_stride, 0, inner,
+                                          nullptr, 0));
     }
   };
+  const bool is_short = Row::bytes(inner) <= kShortRow;
   if (is_short && args.rows == 1) {
     return one_by_one(0, Count<1>(), Count<4>());
   }
   if (is_short && args.rows == 2) {
     return one_by_one(0, Count<2>(), Count<4>());
   }
-  // The next rows of the weight are asked for in equal parts by the blocks of x.
-  const int64_t blocks = args.rows / kTileRows + args.rows % kTileRows / 2 + args.rows % 2;
-  int64_t row = 0;
-  int64_t done = 0;
-  const auto block = [&](auto rows) {
+  const int64_t parts = 1 + (Row::bytes(inner) - 1) / kRowPart;
+  const int64_t part = (inner / parts / Row::kStep + 1) * Row::kStep;
+  for (int64_t first = 0; first < args.rows; first += kPassRows) {
+    const int64_t last = std::min(first + kPassRows, args.rows);
+    const auto for_each_tile = [&](const auto& op) {
+      int64_t row = first;
+      for (; row + kTileRows <= last; row += kTileRows) {
+        op(row, Count<kTileRows>());
+      }
+      for (; row + 2 <= last; row += 2) {
+        op(row, Count<2>());
+      }
+      if (row < last) {
+        op(row, Count<1>());
+      }
+    };
     if (columns < kWeightRows) {
-      one_by_one(row, rows, Count<1>());
-    } else {
-      const int64_t ahead =
-          next == nullptr ? 0 : (done + 1) * kWeightRows / blocks - done * kWeightRows / blocks;
-      output.template set<rows()>(row, dot_block<rows(), kWeightRows, 1>(weight, x + row * x_stride,
-                                                                         x_stride, args.inner, next,
-                                                                         ahead));
-      next += ahead * row_bytes;
-      ++done;
+      for_each_tile([&](int64_t row, auto count) { one_by_one(row, count, Count<1>()); });
+      continue;
     }
-    row += rows();
-  };
-  while (row + kTileRows <= args.rows) {
-    block(Count<kTileRows>());
-  }
-  if (row + 2 <= args.rows) {
-    block(Count<2>());
-  }
-  if (row < args.rows) {
-    block(Count<1>());
+    const int64_t rows = last - first;
+    const int64_t tiles = rows / kTileRows + rows % kTileRows / 2 + rows % 2;
+    Vec sums[kPassRows / kTileRows + 1];
+    for (int64_t begin = 0; begin < inner; begin += part) {
+      const int64_t end = std::min(begin + part, inner);
+      int64_t tile = 0;
+      for_each_tile([&](int64_t row, auto count) {
+        // What comes next is asked for in equal parts by the tiles.
+        const int64_t ahead =
+            next == nullptr ? 0 : (tile + 1) * kWeightRows / tiles - tile * kWeightRows / tiles;
+        const Vec more = dot_block<count(), kWeightRows, 1>(weight, x + row * x_stride, x_stride,
+                                                            begin, end, next, ahead);
+        next += ahead * Row::bytes(end - begin);
+        sums[tile] = begin == 0 ? more : sums[tile] + more;
+        if (end == inner) {
+          output.template set<count()>(row, sums[tile]);
+        }
+        ++tile;
+      });
+    }
+    next = nullptr; // asked for
   }
 }
 
