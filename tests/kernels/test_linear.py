@@ -70,7 +70,8 @@ def test_every_eight_bit_value(weight_dtype, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", ROWS)
 def test_int4_weight(rows, dtype, device):
-    for columns, inner, group in ((5, 16, 16), (33, 128, 32), (9, 96, 48), (64, 256, 256), (6, 1920, 640)):
+    sizes = ((5, 16, 16), (33, 128, 32), (9, 96, 48), (64, 256, 256), (6, 1920, 640))
+    for columns, inner, group in sizes:
         generator = torch.Generator().manual_seed(0)
         weight = torch.randint(-(2**31), 2**31, (columns, inner // 8), generator=generator)
         scale = random(columns, inner // group, seed=3).abs() / 8
