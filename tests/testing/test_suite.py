@@ -7,7 +7,7 @@ import pytest
 
 from torch_openreg.testing.cli import main
 from torch_openreg.testing.results import Report
-from torch_openreg.testing.suite import names
+from torch_openreg.testing.suite import drift, names
 from torch_openreg.testing.suite.drift import Gone
 from torch_openreg.testing.suite.filerun import FileRun, Plan
 from torch_openreg.testing.suite.skips import SkipList
@@ -301,6 +301,21 @@ def test_a_stand_in_is_inert():
     assert [1] + gone == [1]
     assert gone(1, 2)["x"].y is gone
     assert repr(gone) == "<torch.thing, which this torch does not have>"
+
+
+def test_a_renamed_helper_of_torchs_is_found(tmp_path, monkeypatch):
+    from torch.testing._internal import common_mkldnn
+
+    old, now = "bf32_on_and_off", "reduced_f32_on_and_off"
+    assert hasattr(common_mkldnn, now) and not hasattr(common_mkldnn, old)
+    source = f"from torch.testing._internal.common_mkldnn import {old}\n"
+    (tmp_path / "test_of_another_version.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        module, gone = drift.load("test_of_another_version")
+        assert gone == [] and getattr(module, old) is getattr(common_mkldnn, now)
+    finally:
+        delattr(common_mkldnn, old)
 
 
 def test_a_process_that_dies_while_loading_ends_its_tests(tmp_path):

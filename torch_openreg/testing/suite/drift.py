@@ -2,8 +2,8 @@
 
 PyTorch's test files import helpers from `torch.testing._internal`, which come and go. A file of a
 neighbouring version would not even load for a name that three of its thousand tests use. Here such
-a name gets a stand-in: what uses it is skipped, the same for the CPU and the device, and the rest
-of the file runs.
+a name gets what it is called now, where that is known, or a stand-in: what uses it is skipped, the
+same for the CPU and the device, and the rest of the file runs.
 """
 
 import importlib
@@ -13,6 +13,11 @@ import types
 import unittest
 
 _TRIES = 100
+# By module and name: what does the same, for the same arguments, in another version.
+_RENAMED = {
+    "torch.testing._internal.common_mkldnn.bf32_on_and_off": "reduced_f32_on_and_off",
+    "torch.testing._internal.common_mkldnn.reduced_f32_on_and_off": "bf32_on_and_off",
+}
 
 
 class Gone:
@@ -58,7 +63,7 @@ class Gone:
 
 
 def load(name: str) -> tuple[types.ModuleType, list[str]]:
-    """Import a test file; return it and the names of torch's that it needs and that are gone.
+    """Import a test file; return it and the names of torch's that it needs and that have stand-ins.
 
     Raises:
         Exception: what the import raised, if no missing name of torch's is the cause.
@@ -71,10 +76,12 @@ def load(name: str) -> tuple[types.ModuleType, list[str]]:
             missing = _missing(error)
             if missing is None or missing in gone or len(gone) == _TRIES:
                 raise
+            sys.modules.pop(name, None)  # Half imported.
+            if _provide_renamed(missing):
+                continue
             if not gone:
                 _allow_empty_lists()
             gone.append(missing)
-            sys.modules.pop(name, None)  # Half imported.
 
 
 def _missing(error):
@@ -90,6 +97,16 @@ def _missing(error):
     missing = f"{found[2]}.{found[1]}"
     setattr(sys.modules[found[2]], found[1], Gone(missing))
     return missing
+
+
+def _provide_renamed(missing):
+    """Put the helper that replaces `missing`, if there is one, in the stand-in's place."""
+    module, _, name = missing.rpartition(".")
+    now = getattr(sys.modules.get(module), _RENAMED.get(missing, ""), None)
+    if now is None or isinstance(now, Gone):
+        return False
+    setattr(sys.modules[module], name, now)
+    return True
 
 
 def _allow_empty_lists():
