@@ -22,7 +22,7 @@ def test_each_benchmark_loads(name):
 def test_every_file_is_listed():
     files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     # These are programs of their own: they compare with memory bandwidth and with another vLLM.
-    programs = {"kernels", "vllm"}
+    programs = {"kernels", "vllm", "vllm_serve"}
     assert files - {"__init__", "__main__", "measure"} - programs == set(NAMES)
 
 
