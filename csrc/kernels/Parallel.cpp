@@ -30,6 +30,7 @@ using Piece = void (*)(const void*, int64_t, int64_t);
 constexpr int64_t kPiecesPerThread = 16;
 constexpr int kMostShares = 64;
 constexpr std::chrono::microseconds kLookout(50);
+constexpr int kSpins = 4096; // some 100 us
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -107,13 +108,7 @@ class Team {
     }
     call();
     work(0);
-    for (int tries = 0; done_.load(std::memory_order_acquire) != job.count; ++tries) {
-      if (tries < 1000) {
-        relax();
-      } else {
-        std::this_thread::yield();
-      }
-    }
+    wait_for(static_cast<uint32_t>(job.count));
     if (failed_.load(std::memory_order_relaxed)) {
       failed_ = false;
       std::rethrow_exception(std::exchange(error_, nullptr));
@@ -137,7 +132,24 @@ class Team {
     }
   }
 
+  // Spins for as long as a piece takes. Then a helper lost its processor to another
+  // thread: it goes on sooner on the one that is freed here.
+  void wait_for(uint32_t count) {
+    for (int tries = 0;; ++tries) {
+      const uint32_t done = done_.load(std::memory_order_acquire);
+      if (done == count) {
+        return;
+      }
+      if (tries < kSpins) {
+        relax();
+      } else {
+        done_.wait(done, std::memory_order_acquire);
+      }
+    }
+  }
+
   void run_piece(int64_t index) {
+    const auto count = static_cast<uint32_t>(job_.count);
     const int64_t begin = index * job_.step;
     try {
       job_.piece(job_.context, begin, std::min(begin + job_.step, job_.size));
@@ -146,7 +158,9 @@ class Team {
         error_ = std::current_exception();
       }
     }
-    done_.fetch_add(1, std::memory_order_release);
+    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      done_.notify_one();
+    }
   }
 
   void add_helper() {
@@ -187,8 +201,8 @@ class Team {
   std::atomic<bool> stopped_ = false;
   std::atomic<int> wanted_ = 0; // of the helpers
   alignas(64) std::atomic<uint32_t> calls_ = 0;
-  alignas(64) std::atomic<int64_t> done_ = 0; // pieces
-  std::array<Share, kMostShares> shares_;     // the worker's is the first
+  alignas(64) std::atomic<uint32_t> done_ = 0; // pieces
+  std::array<Share, kMostShares> shares_;      // the worker's is the first
 };
 
 thread_local bool is_worker = false;
