@@ -23,6 +23,12 @@ constexpr int64_t kLargeMatrix = 1 << 14;  // elements
 constexpr int64_t kLargeProduct = 1 << 22; // multiplications
 constexpr int64_t kGemmRows = 16;          // and columns, and inner: at least
 
+// Whether the elements along `dim` follow each other, and no others lie among them.
+bool is_dense(const at::Tensor& matrix, int64_t dim) {
+  return matrix.stride(dim) == 1 &&
+         (matrix.stride(1 - dim) >= matrix.size(dim) || matrix.size(1 - dim) <= 1);
+}
+
 // A matrix of dense rows: of the tensor, or of its transpose.
 struct DenseRows {
   const void* data;
@@ -30,13 +36,10 @@ struct DenseRows {
   int64_t count;
 
   static std::optional<DenseRows> of(const at::Tensor& matrix, int64_t row_dim) {
-    const int64_t stride = matrix.stride(row_dim);
-    const int64_t count = matrix.size(row_dim);
-    const int64_t inner = matrix.size(1 - row_dim);
-    if (matrix.stride(1 - row_dim) != 1 || (stride < inner && count > 1)) {
+    if (!is_dense(matrix, 1 - row_dim)) {
       return std::nullopt;
     }
-    return DenseRows{matrix.const_data_ptr(), stride, count};
+    return DenseRows{matrix.const_data_ptr(), matrix.stride(row_dim), matrix.size(row_dim)};
   }
 };
 
@@ -84,16 +87,11 @@ bool multiply_few_rows(const at::Tensor& mat1,
   return true;
 }
 
-// As asked for by torch.set_float32_matmul_precision.
-bool is_full_precision(at::ScalarType dtype) {
+// As torch.set_float32_matmul_precision asks for: of ATen's kernels, which have it.
+bool is_float_reduced() {
   const auto precision =
       at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL);
-  return dtype != at::kFloat ||
-         (precision != at::Float32Precision::BF16 && precision != at::Float32Precision::TF32);
-}
-
-bool is_dense(const at::Tensor& matrix, int64_t dim) {
-  return matrix.stride(dim) == 1 && matrix.stride(1 - dim) >= matrix.size(dim);
+  return precision == at::Float32Precision::BF16 || precision == at::Float32Precision::TF32;
 }
 
 // out = mat1 * mat2 + bias, if that is a product of many rows.
@@ -105,8 +103,9 @@ bool multiply_many_rows(const at::Tensor& mat1,
   const int64_t rows = mat1.size(0);
   const int64_t columns = mat2.size(1);
   const int64_t inner = mat1.size(1);
-  if ((dtype != at::kFloat && dtype != at::kHalf) || std::min({rows, columns, inner}) < kGemmRows ||
-      rows * columns * inner < kLargeProduct || !is_full_precision(dtype)) {
+  const bool has_kernel = dtype == at::kHalf || (dtype == at::kFloat && !is_float_reduced());
+  if (!has_kernel || std::min({rows, columns, inner}) < kGemmRows ||
+      rows * columns * inner < kLargeProduct) {
     return false;
   }
   if (!is_dense(out, 1)) {

@@ -103,8 +103,16 @@ class Panel {
     for (int64_t k = 0; k < args_.inner; k += step_) {
       const int64_t inner = std::min(step_, args_.inner - k);
       load(k, inner, column, columns);
-      multiply(a + k, a_stride, memory_.get(), kPanel, result, stride, rows, padded, inner,
-               k > 0 || args_.bias != nullptr);
+      multiply({.a = a + k,
+                .a_stride = a_stride,
+                .b = memory_.get(),
+                .b_stride = kPanel,
+                .c = result,
+                .c_stride = stride,
+                .rows = rows,
+                .columns = padded,
+                .inner = inner,
+                .accumulate = k > 0 || args_.bias != nullptr});
     }
     if (!in_place) {
       for (int64_t i = 0; i < rows; ++i) {

@@ -249,8 +249,16 @@ class TileAttention {
                                                       scratch_.keys + i * kKeys + first, kKeys);
       }
     }
-    multiply(scratch_.query, key_size_, scratch_.keys, kKeys, scratch_.scores, kKeys, rows_,
-             padded(count), args_.key.head_size, false);
+    multiply({.a = scratch_.query,
+              .a_stride = key_size_,
+              .b = scratch_.keys,
+              .b_stride = kKeys,
+              .c = scratch_.scores,
+              .c_stride = kKeys,
+              .rows = rows_,
+              .columns = padded(count),
+              .inner = args_.key.head_size,
+              .accumulate = false});
   }
 
   // Turns scores into weights relative to the new maximum, and scales what has
@@ -353,8 +361,16 @@ class TileAttention {
       for_each_vector(args_.value.head_size,
                       [&](int64_t i, auto n) { read(values.rows[key] + i, n).store(target + i); });
     }
-    multiply(scratch_.scores, kKeys, scratch_.values, value_size_, scratch_.sums, value_size_,
-             rows_, value_size_, count, true);
+    multiply({.a = scratch_.scores,
+              .a_stride = kKeys,
+              .b = scratch_.values,
+              .b_stride = value_size_,
+              .c = scratch_.sums,
+              .c_stride = value_size_,
+              .rows = rows_,
+              .columns = value_size_,
+              .inner = count,
+              .accumulate = true});
   }
 
   const PagedAttentionArgs& args_;

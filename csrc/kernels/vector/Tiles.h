@@ -12,29 +12,45 @@ namespace {
 constexpr int64_t kTileRows = kLanes == 16 ? 6 : 4;
 constexpr int64_t kTileVectors = kLanes == 16 ? 4 : 2;
 
+// c [rows, columns] = (accumulate ? c : 0) + a [rows, inner] * b [inner, columns];
+// columns is a multiple of kLanes.
+struct Product {
+  const float* a;
+  int64_t a_stride;
+  const float* b;
+  int64_t b_stride;
+  float* c;
+  int64_t c_stride;
+  int64_t rows;
+  int64_t columns;
+  int64_t inner;
+  bool accumulate;
+};
+
+// The block at `row`, `column` of kRows rows and kVectors vectors.
 template <int64_t kRows, int64_t kVectors>
-inline void multiply_block(const float* a,
-                           int64_t a_stride,
-                           const float* b,
-                           int64_t b_stride,
-                           float* c,
-                           int64_t c_stride,
-                           int64_t inner,
-                           bool accumulate) {
+inline void multiply_block(const Product& product, int64_t row, int64_t column) {
+  const int64_t a_stride = product.a_stride;
+  const int64_t b_stride = product.b_stride;
+  const int64_t c_stride = product.c_stride;
+  const float* a = product.a + row * a_stride;
+  const float* b = product.b + column;
+  float* c = product.c + row * c_stride + column;
   Vec total[kRows][kVectors];
   unrolled<kRows>([&](auto i) {
     unrolled<kVectors>([&](auto j) {
-      total[i][j] = accumulate ? Vec::loadu(c + i * c_stride + j * kLanes) : Vec(0.0f);
+      total[i][j] = product.accumulate ? Vec::loadu(c + i * c_stride + j * kLanes) : Vec(0.0f);
     });
   });
+  const int64_t inner = product.inner;
 #pragma GCC unroll 4
   for (int64_t k = 0; k < inner; ++k) {
-    Vec row[kVectors];
-    unrolled<kVectors>([&](auto j) { row[j] = Vec::loadu(b + k * b_stride + j * kLanes); });
+    Vec factors[kVectors];
+    unrolled<kVectors>([&](auto j) { factors[j] = Vec::loadu(b + k * b_stride + j * kLanes); });
     unrolled<kRows>([&](auto i) {
       const Vec factor(a[i * a_stride + k]);
       unrolled<kVectors>(
-          [&](auto j) { total[i][j] = at::vec::fmadd(factor, row[j], total[i][j]); });
+          [&](auto j) { total[i][j] = at::vec::fmadd(factor, factors[j], total[i][j]); });
     });
   }
   unrolled<kRows>([&](auto i) {
@@ -42,52 +58,26 @@ inline void multiply_block(const float* a,
   });
 }
 
-template <int64_t kRows>
-inline void multiply_rows(const float* a,
-                          int64_t a_stride,
-                          const float* b,
-                          int64_t b_stride,
-                          float* c,
-                          int64_t c_stride,
-                          int64_t columns,
-                          int64_t inner,
-                          bool accumulate) {
-  int64_t j = 0;
-  for (; j + kTileVectors * kLanes <= columns; j += kTileVectors * kLanes) {
-    multiply_block<kRows, kTileVectors>(a, a_stride, b + j, b_stride, c + j, c_stride, inner,
-                                        accumulate);
-  }
-  for (; j < columns; j += kLanes) {
-    multiply_block<kRows, 1>(a, a_stride, b + j, b_stride, c + j, c_stride, inner, accumulate);
-  }
-}
-
-// c [rows, columns] = (accumulate ? c : 0) + a [rows, inner] * b [inner, columns];
-// columns is a multiple of kLanes.
-inline void multiply(const float* a,
-                     int64_t a_stride,
-                     const float* b,
-                     int64_t b_stride,
-                     float* c,
-                     int64_t c_stride,
-                     int64_t rows,
-                     int64_t columns,
-                     int64_t inner,
-                     bool accumulate) {
-  const auto some = [&](int64_t i, auto count) {
-    multiply_rows<count()>(a + i * a_stride, a_stride, b, b_stride, c + i * c_stride, c_stride,
-                           columns, inner, accumulate);
-    return i + count();
+inline void multiply(const Product& product) {
+  int64_t row = 0;
+  const auto rows_of = [&](auto count) {
+    int64_t column = 0;
+    for (; column + kTileVectors * kLanes <= product.columns; column += kTileVectors * kLanes) {
+      multiply_block<count(), kTileVectors>(product, row, column);
+    }
+    for (; column < product.columns; column += kLanes) {
+      multiply_block<count(), 1>(product, row, column);
+    }
+    row += count();
   };
-  int64_t i = 0;
-  while (i + kTileRows <= rows) {
-    i = some(i, std::integral_constant<int64_t, kTileRows>());
+  while (row + kTileRows <= product.rows) {
+    rows_of(std::integral_constant<int64_t, kTileRows>());
   }
-  while (i + 2 <= rows) {
-    i = some(i, std::integral_constant<int64_t, 2>());
+  while (row + 2 <= product.rows) {
+    rows_of(std::integral_constant<int64_t, 2>());
   }
-  if (i < rows) {
-    some(i, std::integral_constant<int64_t, 1>());
+  if (row < product.rows) {
+    rows_of(std::integral_constant<int64_t, 1>());
   }
 }
 
