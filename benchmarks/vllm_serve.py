@@ -9,9 +9,7 @@ the one and to the other in turn. The table shows the medians of the rounds' rat
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import socket
 import statistics
 import subprocess
@@ -23,7 +21,8 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from .vllm import environment, run
+
 NAME = "SmolLM2-135M-Instruct"
 REQUESTS = 64
 PROMPT, ANSWER = 128, 64  # tokens of a request
@@ -48,20 +47,13 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-            **more,
-        }
         self.process = subprocess.Popen(
             [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
              "--served-model-name", NAME, "--host", "127.0.0.1",
              "--port", self.url.rpartition(":")[2], "--dtype", dtype,
              "--max-model-len", "2048", "--kv-cache-memory-bytes", "1G"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=environment(threads, **more),
         )  # fmt: skip
         deadline = time.monotonic() + START
         while not self._answers():
@@ -121,23 +113,5 @@ def compare(peer: str, model: str, dtype: str, rounds: int, threads: int) -> Non
         )
 
 
-def main() -> None:
-    description = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="benchmarks.vllm_serve", description=description)
-    parser.add_argument(
-        "--peer", required=True, metavar="PYTHON", help="of an environment with vllm-cpu"
-    )
-    parser.add_argument("--dtype", action="append", help="default: float32 and bfloat16")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    args = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "examples"))
-    from paged_llm.weights import model_directory
-
-    model = str(model_directory(None))
-    for dtype in args.dtype or ["float32", "bfloat16"]:
-        compare(args.peer, model, dtype, args.rounds, args.threads)
-
-
 if __name__ == "__main__":
-    main()
+    run(compare, "vllm_serve", __doc__, rounds=3)
