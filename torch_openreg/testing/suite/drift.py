@@ -16,7 +16,6 @@ _TRIES = 100
 # By module and name: what does the same, for the same arguments, in another version.
 _RENAMED = {
     "torch.testing._internal.common_mkldnn.bf32_on_and_off": "reduced_f32_on_and_off",
-    "torch.testing._internal.common_mkldnn.reduced_f32_on_and_off": "bf32_on_and_off",
 }
 
 
