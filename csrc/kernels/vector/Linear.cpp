@@ -219,12 +219,20 @@ class Output {
   Output(const LinearArgs& args, int64_t column, int64_t columns)
       : out_(static_cast<T*>(args.out) + column * args.out_column_stride),
         row_stride_(args.out_stride), column_stride_(args.out_column_stride) {
-    const bool is_scaled = args.scale != nullptr && args.format != WeightFormat::Int4;
-    const T* bias = static_cast<const T*>(args.bias);
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const int64_t j = std::min(lane % kWeightRows, columns - 1);
-      scale_[lane] = is_scaled ? args.scale[(column + j) * args.scale_stride] : 1.0f;
-      bias_[lane] = bias != nullptr ? static_cast<float>(bias[column + j]) : 0.0f;
+    std::fill_n(scale_, kLanes, 1.0f);
+    std::fill_n(bias_, kLanes, 0.0f);
+    const auto column_of = [&](int64_t lane) {
+      return column + std::min(lane % kWeightRows, columns - 1);
+    };
+    if (args.scale != nullptr && args.format != WeightFormat::Int4) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        scale_[lane] = args.scale[column_of(lane) * args.scale_stride];
+      }
+    }
+    if (args.bias != nullptr) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        bias_[lane] = static_cast<float>(static_cast<const T*>(args.bias)[column_of(lane)]);
+      }
     }
   }
 
