@@ -199,17 +199,24 @@ class Throttle {
   orThrottle throttle_;
 };
 
-// OpenMP's thread count belongs to the calling thread; at::set_num_threads
-// would also change the process's. The function is the one of the OpenMP
-// library that libtorch_cpu uses.
-void set_openmp_threads(int count) {
-  using Function = void (*)(int);
-  static const auto function = [] {
-    void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD);
-    return reinterpret_cast<Function>(torch ? dlsym(torch, "omp_set_num_threads") : nullptr);
-  }();
-  if (function != nullptr) {
-    function(count);
+template <class Function>
+Function* function_of_torch(const char* name) {
+  void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD);
+  return reinterpret_cast<Function*>(torch ? dlsym(torch, name) : nullptr);
+}
+
+// The thread counts of OpenMP and of MKL belong to the calling thread;
+// at::set_num_threads would also change the process's. Both are set together: MKL
+// would wake its threads for the smallest product where OpenMP has only one, once
+// torch.set_num_threads told it to use as many as it may.
+void set_threads(int count) {
+  static auto* const set_openmp = function_of_torch<void(int)>("omp_set_num_threads");
+  static auto* const set_mkl = function_of_torch<int(int)>("MKL_Set_Num_Threads_Local");
+  if (set_openmp != nullptr) {
+    set_openmp(count);
+  }
+  if (set_mkl != nullptr) {
+    set_mkl(count);
   }
 }
 
@@ -217,7 +224,7 @@ void use_intra_op_threads(int count) {
   thread_local int current = 0;
   if (C10_UNLIKELY(current != count)) {
     at::init_num_threads();
-    set_openmp_threads(count);
+    set_threads(count);
     current = count;
   }
 }
@@ -238,11 +245,11 @@ bool is_main_thread() {
 }
 
 OneThread::OneThread() : before_(at::get_num_threads()) {
-  set_openmp_threads(1);
+  set_threads(1);
 }
 
 OneThread::~OneThread() {
-  set_openmp_threads(before_);
+  set_threads(before_);
 }
 
 orError_t run_on_worker(const orLaunchContext* context,

@@ -1,5 +1,8 @@
 """scaled_dot_product_attention: every mask kind, GQA and the gradient, equal to the CPU's."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +101,22 @@ def test_wrong_sizes_raise_at_the_call():
         F.scaled_dot_product_attention(q, torch.randn(1, 2, 5, 9, device=DEVICE), q)
     with pytest.raises(RuntimeError, match="same device"):
         F.scaled_dot_product_attention(q, q.cpu(), q)
+
+
+COUNT_WORKERS = """
+import os, torch
+torch.set_num_threads(2)
+q, k = torch.randn(8, 3, 3, 64), torch.randn(8, 3, 48, 64)
+query, key = q.to("openreg"), k.to("openreg")
+for _ in range(10):
+    torch.nn.functional.scaled_dot_product_attention(query, key, key)
+torch.accelerator.synchronize()
+names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+print(sum(name.startswith("or-d0-s") for name in names))
+"""
+
+
+def test_a_decoding_step_wakes_no_other_thread():
+    """A thread that the worker's OpenMP or MKL starts has the worker's name."""
+    done = subprocess.run([sys.executable, "-c", COUNT_WORKERS], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")
