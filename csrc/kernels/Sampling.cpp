@@ -97,32 +97,6 @@ void keep_top(at::Tensor& out, const at::Tensor& logits, const at::Tensor& k, co
   });
 }
 
-void sample_tokens(at::Tensor& tokens, const at::Tensor& logits, const at::Tensor& noise) {
-  dispatch_element(logits, [&](auto element) {
-    using T = decltype(element);
-    at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const T* values = logits.const_data_ptr<T>() + row * logits.stride(0);
-        const float* noises = noise.const_data_ptr<float>() + row * noise.stride(0);
-        float best = kNothing;
-        int64_t token = 0;
-        for (int64_t i = 0; i < logits.size(1); ++i) {
-          const auto value = static_cast<float>(values[i]);
-          if (value == kNothing) {
-            continue;
-          }
-          const float score = value - std::log(noises[i]);
-          if (score > best) {
-            best = score;
-            token = i;
-          }
-        }
-        tokens.data_ptr<int64_t>()[row] = token;
-      }
-    });
-  });
-}
-
 void route(at::Tensor& weights, at::Tensor& ids, const at::Tensor& gating, bool renormalize) {
   const int64_t experts = gating.size(1);
   const int64_t top = weights.size(1);

@@ -4,6 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "kernels/Rows.h"
+#include "kernels/VectorKernel.h"
+
 namespace at::openreg {
 
 // out = logits, with -inf for what is not among the k largest of a row (values
@@ -11,8 +14,16 @@ namespace at::openreg {
 // k (Int or Long), p (Float): one for each row, or undefined.
 void keep_top(at::Tensor& out, const at::Tensor& logits, const at::Tensor& k, const at::Tensor& p);
 
-// tokens[row] = argmax(exp(logits) / noise)
-void sample_tokens(at::Tensor& tokens, const at::Tensor& logits, const at::Tensor& noise);
+// tokens[row]: where the cumulative sum of softmax(logits) exceeds uniform[row]; 0 if
+// all logits are -inf.
+struct SampleArgs {
+  int64_t* tokens;
+  Rows logits;
+  const double* uniform; // of [0, 1)
+  at::ScalarType dtype;  // of logits
+};
+
+inline constinit VectorKernel<SampleArgs> sample_kernel;
 
 // The weights.size(1) largest of softmax(gating), largest first, and their indices.
 void route(at::Tensor& weights, at::Tensor& ids, const at::Tensor& gating, bool renormalize);

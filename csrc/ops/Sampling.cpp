@@ -37,13 +37,24 @@ at::Tensor top_k_top_p(const at::Tensor& logits,
   return out;
 }
 
-at::Tensor sample(const at::Tensor& logits, const at::Tensor& noise) {
+void draw(at::Tensor& tokens, const at::Tensor& logits, const at::Tensor& uniform) {
+  sample_kernel({
+      .tokens = tokens.data_ptr<int64_t>(),
+      .logits = Rows(logits),
+      .uniform = uniform.const_data_ptr<double>(),
+      .dtype = logits.scalar_type(),
+  });
+}
+
+at::Tensor sample(const at::Tensor& logits, const at::Tensor& uniform) {
   check_matrix(kSample, "logits", logits);
-  SameDeviceAs(kSample, logits).check("noise", noise);
-  check_dtype(kSample, "noise", noise, {at::kFloat});
-  check_shape(kSample, "noise", noise, logits.sizes());
+  TORCH_CHECK_VALUE(logits.size(1) > 0, kSample, ": expected logits of one token at least, got ",
+                    logits.sizes());
+  SameDeviceAs(kSample, logits).check("uniform", uniform);
+  check_dtype(kSample, "uniform", uniform, {at::kDouble});
+  check_shape(kSample, "uniform", uniform, {logits.size(0)});
   at::Tensor tokens = new_empty(logits, {logits.size(0)}, at::kLong);
-  run(logits, kSample, sample_tokens, tokens, as_dense_last(logits), as_dense_last(noise));
+  run(logits, kSample, draw, tokens, as_dense_last(logits), uniform.contiguous());
   return tokens;
 }
 
@@ -76,7 +87,7 @@ topk_softmax_meta(const at::Tensor& gating, int64_t top_k, bool) {
 TORCH_LIBRARY_FRAGMENT(openreg, m) {
   define(m, "top_k_top_p(Tensor logits, Tensor? k=None, Tensor? p=None) -> Tensor", top_k_top_p,
          top_k_top_p_meta);
-  define(m, "sample(Tensor logits, Tensor noise) -> Tensor", sample, sample_meta);
+  define(m, "sample(Tensor logits, Tensor uniform) -> Tensor", sample, sample_meta);
   define(m,
          "topk_softmax(Tensor gating, int top_k, bool renormalize=False) -> (Tensor weights, "
          "Tensor ids)",

@@ -40,7 +40,7 @@ def calls(device):
     packed = torch.zeros(4, 4, **ints)
     yield "int4_linear", (x, packed, torch.ones(4, 2, device=device), None, None), {}
     yield "top_k_top_p", (x, torch.full((3,), 5, device=device), None), {}
-    yield "sample", (x, torch.ones_like(x)), {}
+    yield "sample", (x, torch.zeros(len(x), dtype=torch.float64, device=x.device)), {}
     yield "topk_softmax", (x, 4, True), {}
     offsets = torch.tensor([0, 1, 3], dtype=torch.int32, device=device)
     yield "grouped_mm", (x, torch.zeros(2, 5, 32, device=device), offsets), {}

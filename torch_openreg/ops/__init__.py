@@ -225,18 +225,18 @@ def top_k_top_p(logits: Tensor, k: Tensor | None = None, p: Tensor | None = None
     return _operator("top_k_top_p")(logits, k, p)
 
 
-def sample(logits: Tensor, noise: Tensor) -> Tensor:
-    """A token of each row, drawn from softmax(logits): argmax of the probabilities over noise.
+def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """A token of each row, drawn from softmax(logits) by the inverse of its cumulative sum.
 
     Args:
-        logits: [rows, vocabulary]; -inf is never drawn.
-        noise: [rows, vocabulary], float32, exponentially distributed (Tensor.exponential_, with
-            a generator for each request that has a seed).
+        logits: [rows, vocabulary]; -inf and NaN are never drawn, of a row of these token 0 is.
+        uniform: [rows], float64, evenly distributed in [0, 1) (Tensor.uniform_, with a generator
+            for each request that has a seed).
 
     Returns:
         [rows], int64.
     """
-    return _operator("sample")(logits, noise)
+    return _operator("sample")(logits, uniform)
 
 
 def topk_softmax(gating: Tensor, top_k: int, renormalize: bool = False) -> tuple[Tensor, Tensor]:

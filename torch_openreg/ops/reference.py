@@ -151,8 +151,10 @@ def top_k_top_p(logits, k=None, p=None):
     return values.new_empty(values.shape).scatter_(-1, order, values).to(logits.dtype)
 
 
-def sample(logits, noise):
-    return (logits.float() - noise.float().log()).argmax(-1)
+def sample(logits, uniform):
+    sums = logits.double().softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(sums, (uniform * sums[:, -1])[:, None], right=True).squeeze(1)
+    return drawn.clamp(max=logits.shape[1] - 1)
 
 
 def topk_softmax(gating, top_k, renormalize=False):

@@ -16,7 +16,7 @@ from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.rotary_embedding import base, llama3_rope, yarn_scaling_rope
 from vllm.model_executor.layers.rotary_embedding import linear_scaling_rope as linear_rope
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, empty_exponential_noise_like
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
 from torch_openreg import ops
 
@@ -122,12 +122,10 @@ def use_device_sampler(sampler: TopKTopPSampler) -> None:
             processed = logits
         elif sampler.logprobs_mode == "processed_logprobs":
             processed = logits.log_softmax(dim=-1, dtype=torch.float32)
-        noise = empty_exponential_noise_like(logits, False)
-        if len(generators) != noise.shape[0]:
-            noise.exponential_()
+        uniform = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
         for row, generator in generators.items():
-            noise[row].exponential_(generator=generator)
-        return ops.sample(logits, noise), processed
+            uniform[row].uniform_(generator=generator)
+        return ops.sample(logits, uniform), processed
 
     if not sampler.use_fp64_gumbel:
         sampler.forward = forward
