@@ -6,7 +6,7 @@ from checks import DTYPES, check, random
 
 from torch_openreg import ops
 
-ROWS = (1, 2, 3, 5, 8, 11, 64, 71)
+ROWS = (1, 2, 3, 5, 8, 11, 16, 31, 48, 64, 71)
 SIZES = ((1, 1), (7, 40), (64, 33), (67, 576), (22, 1999))
 # Sums of hundreds of products of order one.
 TOLERANCE = {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "kernels/vector/BFloat16Tiles.h"
 #include "kernels/vector/Elements.h"
 
 // Products with a weight that is read once, in its own format, by few rows of x:
@@ -440,6 +441,11 @@ template <class T>
 void multiply_format(const LinearArgs& args) {
   switch (args.format) {
     case WeightFormat::Plain:
+#ifdef __AVX512BF16__
+      if (std::is_same_v<T, c10::BFloat16> && BFloat16Tiles::fit(args.rows)) {
+        return BFloat16Tiles::run(args);
+      }
+#endif
       return multiply<T>(args, [&](int64_t j) { return FloatRow<T>(weight_row<T>(args, j)); });
     case WeightFormat::Int8:
       return multiply_quantised<T>(args,
