@@ -34,7 +34,7 @@ class BFloat16Tiles {
  private:
   static constexpr int64_t kMostVectors = 4;
   static constexpr int64_t kPassRows = kMostVectors * kLanes;
-  static constexpr int64_t kUnit = 24; // columns, a unit of work: whole tiles of any height
+  static constexpr int64_t kUnit = 48; // columns, a unit of work: whole tiles of any height
   static constexpr int64_t kAccumulators = 24;
   static constexpr int64_t kLinePairs = kCacheLine / 4;
 
@@ -79,11 +79,8 @@ class BFloat16Tiles {
         _mm512_storeu_si512(block + row * kLanes,
                             _mm512_maskz_loadu_epi16(mask, x + row * args_.x_stride + 2 * pair));
       }
-      float turned[kLanes * kLanes];
-      at::vec::transpose_mxn<float>(block, kLanes, turned, kLanes, kLanes, kLanes);
-      for (int64_t i = 0; i < count; ++i) {
-        std::copy_n(turned + i * kLanes, kLanes, packed + (pair + i) * row_length);
-      }
+      at::vec::transpose_mxn<float>(block, kLanes, packed + pair * row_length, row_length, kLanes,
+                                    static_cast<int>(count));
     }
   }
 
@@ -174,8 +171,8 @@ class BFloat16Tiles {
         const Vec values = Vec::loadu(turned + lane * kLanes) + added;
         c10::BFloat16* target =
             out + (first_ + row) * args_.out_stride + begin * args_.out_column_stride;
-        if (args_.out_column_stride == 1) {
-          write(target, values, count);
+        if (args_.out_column_stride == 1 && count == kLanes) {
+          write(target, values);
         } else {
           c10::BFloat16 elements[kLanes];
           write(elements, values);
