@@ -24,7 +24,7 @@ demo: build $(VENV)/.vllm  ## answer PROMPT with vLLM on the device, compared wi
 
 serve: build $(VENV)/.vllm  ## serve SmolLM2 with vLLM on the device, OpenAI's interface on 127.0.0.1:PORT
 	model=$$($(BIN)/python examples/smollm2.py) && exec env $(VLLM_ENVIRONMENT) $(BIN)/vllm serve "$$model" \
-	    --served-model-name SmolLM2-135M-Instruct --host 127.0.0.1 --port $(PORT) \
+	    --served-model-name SmolLM2-135M-Instruct --host 127.0.0.1 --port $(PORT) --dtype float32 \
 	    --max-model-len 2048 --kv-cache-memory-bytes 1G
 
 demo-engine: build $(VENV)/.example  ## the same with the small engine of examples/paged_llm, without vLLM
