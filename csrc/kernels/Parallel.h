@@ -13,7 +13,7 @@ OPENREG_API void run_in_pieces(int64_t size,
                                void (*piece)(const void* context, int64_t begin, int64_t end),
                                const void* context);
 
-// While it lives, ATen uses one thread for the running kernel.
+// While it lives, ATen and MKL use one thread for the running kernel.
 class OneThread {
  public:
   OneThread();

@@ -10,39 +10,36 @@ namespace {
 
 constexpr int64_t kBlock = 1024; // elements whose sum is kept
 
-// Logits without what has no place in a sum: NaN is never drawn, infinity always.
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+// n logits without what has no place in a sum: NaN is never drawn, nor what lies behind
+// them; infinity is the largest number.
 template <class T, class N>
 Vec read_logits(const T* p, N n) {
-  const Vec value = read(p, n);
-  const Vec least(-std::numeric_limits<float>::infinity());
-  return at::vec::minimum(Vec::blendv(least, value, value == value),
+  const Vec nothing(kNothing);
+  const Vec value = Vec::set(nothing, read(p, n), n);
+  return at::vec::minimum(Vec::blendv(nothing, value, value == value),
                           Vec(std::numeric_limits<float>::max()));
 }
 
 template <class T>
 float largest_of(const T* logits, int64_t width) {
-  float largest = -std::numeric_limits<float>::infinity();
-  Vec vectors(largest);
-  int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
-    vectors = at::vec::maximum(vectors,
-                               read_logits(logits + i, std::integral_constant<int64_t, kLanes>()));
-  }
-  for (; i < width; ++i) {
-    const auto value = static_cast<float>(logits[i]);
-    largest = value > largest ? std::min(value, std::numeric_limits<float>::max()) : largest;
-  }
-  return std::max(largest, max(vectors));
+  Vec largest(kNothing);
+  for_each_vector(width, [&](int64_t i, auto n) {
+    largest = at::vec::maximum(largest, read_logits(logits + i, n));
+  });
+  return max(largest);
 }
 
 // weights = exp(logits - largest); returns their sum.
 template <class T>
 double weigh(float* weights, const T* logits, int64_t size, float largest) {
+  Vec total(0.0f);
   for_each_vector(size, [&](int64_t i, auto n) {
-    (read_logits(logits + i, n) - Vec(largest)).exp_u20().store(weights + i, n);
+    const Vec weight = (read_logits(logits + i, n) - Vec(largest)).exp_u20();
+    weight.store(weights + i, n);
+    total = total + weight;
   });
-  Vec total(0);
-  for_each_vector(size, [&](int64_t i, auto n) { total = total + read(weights + i, n); });
   return sum(total);
 }
 
@@ -50,7 +47,7 @@ double weigh(float* weights, const T* logits, int64_t size, float largest) {
 template <class T>
 int64_t draw(const T* logits, int64_t width, double uniform, std::vector<double>& sums) {
   const float largest = largest_of(logits, width);
-  if (largest == -std::numeric_limits<float>::infinity()) {
+  if (largest == kNothing) {
     return 0;
   }
   float weights[kBlock];
