@@ -34,7 +34,9 @@ def register() -> None:
         sys.modules[f"torch.{NAME}.{submodule.__name__.rpartition('.')[2]}"] = submodule
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     module.comm.register()
+    module.default_dtype.register()
     module.dlpack.register()
+    module.fake_tensors.register()
     module.sharing.register()
     _registered = True
 

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_C, module) {
   torch_openreg::bind_memory_snapshot(module);
   torch_openreg::bind_profiler(module);
   torch_openreg::bind_sharing(module);
+  torch_openreg::bind_generated_kernel(module);
   torch_openreg::bind_generator(module);
   torch_openreg::bind_graph(module);
   torch_openreg::bind_fallback(module);

@@ -15,6 +15,7 @@ void bind_memory(py::module_& module);
 void bind_memory_snapshot(py::module_& module);
 void bind_profiler(py::module_& module);
 void bind_sharing(py::module_& module);
+void bind_generated_kernel(py::module_& module);
 void bind_generator(py::module_& module);
 void bind_graph(py::module_& module);
 void bind_fallback(py::module_& module);

@@ -26,6 +26,12 @@ def longs(*values):
     return torch.tensor(values, device=D)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_tensors_left():
+    yield
+    longs.cache_clear()
+
+
 CALLS = {
     "arange": lambda: torch.arange(10, device=D),
     "arange float step": lambda: torch.arange(0, 1, 0.1, device=D),
@@ -310,3 +316,15 @@ def test_dropout_leaves_the_cpus_generator_alone():
     F.dropout(torch.ones(10, device=D), 0.5)
     torch.openreg.synchronize()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_default_dtype_does_not_change_under_a_queued_kernel(request):
+    request.addfinalizer(functools.partial(torch.set_default_dtype, torch.get_default_dtype()))
+    torch.set_default_dtype(torch.float64)
+    numbers = torch.arange(1, 100, device=D)
+    blocker = request.getfixturevalue("blocker")
+    quotients = numbers / 3
+    threading.Timer(0.1, blocker.release).start()
+    torch.set_default_dtype(torch.float32)
+    blocker.release()
+    assert torch.equal(quotients.cpu(), torch.arange(1, 100).double() / 3)

@@ -13,8 +13,10 @@ from torch_openreg.openreg import (
     _utils,
     amp,
     comm,
+    default_dtype,
     devices,
     dlpack,
+    fake_tensors,
     fallbacks,
     graphs,
     initialization,
@@ -124,6 +126,15 @@ OutOfMemoryError = torch.OutOfMemoryError
 AcceleratorError = torch.AcceleratorError
 
 
+# What Inductor asks a device's module for, and what it is here.
+_INDUCTOR = {
+    "Scheduling": "OpenRegScheduling",
+    "PythonWrapperCodegen": "OpenRegWrapperCodegen",
+    "CppWrapperCodegen": "CppWrapperCodegen",
+    "WrapperFxCodegen": "WrapperFxCodegen",
+}
+
+
 def __getattr__(name: str) -> Any:
     # What PyTorch reads as an attribute although it changes: checkpointing looks
     # at _initialized, and generators exist once somebody asks for them.
@@ -131,6 +142,10 @@ def __getattr__(name: str) -> Any:
         return is_initialized()
     if name == "default_generators":
         return random.default_generators()
+    if name in _INDUCTOR:  # on Inductor's first use, for its import takes a second
+        from torch_openreg.openreg import inductor
+
+        return getattr(inductor, _INDUCTOR[name])
     raise AttributeError(f"module 'torch.openreg' has no attribute {name!r}")
 
 
@@ -141,8 +156,10 @@ def _submodules() -> list[ModuleType]:
         _utils,
         amp,
         comm,
+        default_dtype,
         devices,
         dlpack,
+        fake_tensors,
         fallbacks,
         graphs,
         initialization,
