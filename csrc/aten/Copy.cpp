@@ -138,6 +138,9 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& src, bool non_blocking) {
   if (self.numel() == 0) {
     return self;
   }
+  if (src._is_zerotensor()) {
+    return self.zero_();
+  }
   if (self.is_privateuseone() && src.is_privateuseone()) {
     if (self.get_device() == src.get_device()) {
       launch_copy(self.get_device(), self, src);

@@ -68,7 +68,7 @@ class FallbackCall {
     tensors_.emplace(device_);
     const size_t begin = stack_->size() - count;
     for (size_t i = 0; i < count; ++i) {
-      (*stack_)[begin + i] = to_alias((*stack_)[begin + i], schema.arguments()[i].name());
+      (*stack_)[begin + i] = to_alias((*stack_)[begin + i], schema.arguments()[i]);
     }
     const c10::DispatchKey key = cpu_key(keys_);
     TORCH_CHECK_NOT_IMPLEMENTED(op_.hasComputedKernelForDispatchKey(key), "Could not run '",
@@ -105,7 +105,7 @@ class FallbackCall {
     }
   }
 
-  c10::IValue to_alias(const c10::IValue& value, const std::string& argument) {
+  c10::IValue to_alias(const c10::IValue& value, const c10::Argument& argument) {
     if (value.isTensor()) {
       return alias_of(value.toTensor(), argument);
     }
@@ -131,19 +131,20 @@ class FallbackCall {
       draw_ = draw_from(value.toGenerator(), device_);
       return draw_->generator;
     }
-    if (value.isNone() && argument == "generator") {
+    if (value.isNone() && argument.name() == "generator") {
       draw_ = draw_from(std::nullopt, device_);
       return draw_->generator;
     }
     return value;
   }
 
-  at::Tensor alias_of(const at::Tensor& tensor, const std::string& argument) {
+  at::Tensor alias_of(const at::Tensor& tensor, const c10::Argument& argument) {
     if (!tensor.defined()) {
       return tensor;
     }
     if (!tensor.is_privateuseone()) {
-      check_device(tensor, argument, tensor.dim() == 0 || allows_cpu_tensors(op_.operator_name()));
+      const bool is_number = tensor.dim() == 0 && !argument.is_out();
+      check_device(tensor, argument, is_number || allows_cpu_tensors(op_.operator_name()));
       keys_ = keys_ | tensor.key_set();
       return tensor;
     }
@@ -153,8 +154,8 @@ class FallbackCall {
     return alias;
   }
 
-  void check_device(const at::Tensor& tensor, const std::string& argument, bool allowed) {
-    TORCH_CHECK(allowed, "Expected all tensors to be on the same device, but got ", argument,
+  void check_device(const at::Tensor& tensor, const c10::Argument& argument, bool allowed) {
+    TORCH_CHECK(allowed, "Expected all tensors to be on the same device, but got ", argument.name(),
                 " is on ", tensor.device(),
                 ", different from other tensors on openreg:", int(device_),
                 " (when checking argument in method wrapper_openreg_", op_.operator_name(), ")");

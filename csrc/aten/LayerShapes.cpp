@@ -195,6 +195,15 @@ bool batch_norm_fits(const at::Tensor& input,
          });
 }
 
+void write_statistics(bool training,
+                      const std::optional<at::Tensor>& mean,
+                      const std::optional<at::Tensor>& var) {
+  if (training && is_given(mean)) {
+    mean->storage().mutable_data();
+    var->storage().mutable_data();
+  }
+}
+
 bool group_norm_fits(const at::Tensor& input,
                      const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias,
@@ -202,7 +211,8 @@ bool group_norm_fits(const at::Tensor& input,
                      int64_t c,
                      int64_t hxw,
                      int64_t group) {
-  if (!at::isFloatingType(input.scalar_type()) || input.numel() == 0 || group <= 0) {
+  if (!at::isFloatingType(input.scalar_type()) || input.numel() == 0 || group <= 0 ||
+      !input.is_contiguous(input.suggest_memory_format())) {
     return false;
   }
   const auto dtype = statistics_dtype(input, {weight, bias});

@@ -48,6 +48,11 @@ OPENREG_API bool batch_norm_fits(const at::Tensor& input,
                                  const std::optional<at::Tensor>& bias,
                                  const std::optional<at::Tensor>& mean,
                                  const std::optional<at::Tensor>& var);
+// native_batch_norm writes statistics that its schema does not mark as written: makes
+// their copies, if they are copied on write.
+OPENREG_API void write_statistics(bool training,
+                                  const std::optional<at::Tensor>& mean,
+                                  const std::optional<at::Tensor>& var);
 OPENREG_API bool group_norm_fits(const at::Tensor& input,
                                  const std::optional<at::Tensor>& weight,
                                  const std::optional<at::Tensor>& bias,

@@ -52,7 +52,15 @@ TensorArg::TensorArg(const at::Tensor& tensor, bool is_written) {
   conj_ = tensor.is_conj();
   neg_ = tensor.is_neg();
   if (C10_UNLIKELY(!tensor.is_privateuseone())) {
-    capture_host(tensor);
+    capture_host(tensor, is_written);
+    return;
+  }
+  if (C10_UNLIKELY(tensor._is_zerotensor())) {
+    // It has no memory. What a copy of it frees is used again in the stream's order.
+    TORCH_CHECK(!is_written,
+                "ZeroTensors are immutable. Please materialize the tensor using `.clone()`, if you "
+                "want a mutable zero tensor.");
+    *this = TensorArg(tensor.clone());
     return;
   }
   kind_ = Kind::Device;
@@ -66,7 +74,11 @@ TensorArg::TensorArg(const at::Tensor& tensor, bool is_written) {
   offset_ = impl->storage_offset();
 }
 
-void TensorArg::capture_host(const at::Tensor& tensor) {
+void TensorArg::capture_host(const at::Tensor& tensor, bool is_written) {
+  TORCH_CHECK(!is_written,
+              "Expected all tensors to be on the same device, but found at least two devices: an "
+              "output on ",
+              tensor.device(), ", and openreg");
   TORCH_CHECK(tensor.is_cpu(),
               "Expected all tensors to be on the same device, but found at least two devices, "
               "openreg and ",

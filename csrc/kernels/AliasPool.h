@@ -44,7 +44,7 @@ class OPENREG_API TensorArg {
  private:
   enum class Kind : uint8_t { Undefined, Device, Inline, Host };
 
-  void capture_host(const at::Tensor& tensor);
+  void capture_host(const at::Tensor& tensor, bool is_written);
 
   c10::impl::SizesAndStrides sizes_and_strides_;
   void* base_ = nullptr; // the storage's first byte, a device address

@@ -423,6 +423,9 @@ bool dtypes_are_known(uint64_t signature) {
 }
 
 void check_dtypes(uint64_t signature, c10::function_ref<void()> kernel) {
+  if (dtypes_are_known(signature)) {
+    return;
+  }
   auto& known = known_dtypes();
   {
     std::lock_guard<std::mutex> guard(known.mutex);

@@ -1,5 +1,6 @@
 """Operators that must not wait for the stream: their results' sizes are known without data."""
 
+import contextlib
 import functools
 import threading
 import warnings
@@ -295,6 +296,32 @@ def test_unsupported_dtype_is_refused_at_the_call(blocker):
     with pytest.raises(NotImplementedError, match="not implemented for 'Half'"):
         torch.linalg.qr(torch.ones(3, 3, dtype=torch.half, device=D))
     assert not torch.openreg.current_stream().query()
+
+
+REFUSED = {
+    "product": lambda x: x @ x,
+    "normal": lambda x: x.normal_(),
+    "softmax": lambda x: x.float().softmax(0, dtype=torch.uint8),
+    "order": lambda x: x.to(torch.complex64) > 1,
+    "flag": lambda x: x.index_reduce(0, x[0].long(), x, "amax", include_self=False),
+    "name": lambda x: x.scatter_reduce(0, x.long(), x, "mean"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_taken_of_nothing_is_refused_of_more(name, request):
+    """Kernels take any dtype of no element, or with another flag or name."""
+    few = [torch.zeros(size, 4, dtype=torch.bool, device=D)[:, :size] for size in (0, 1)]
+    many = torch.zeros(40, 40, dtype=torch.bool, device=D)
+    with contextlib.suppress(NotImplementedError, RuntimeError, IndexError):
+        REFUSED[name](few[0])
+    many.index_reduce(0, many[0].long(), many, "amax", include_self=True)
+    many.scatter_reduce(0, many.long(), many, "amax")
+    torch.openreg.synchronize()
+    request.getfixturevalue("blocker")
+    for x in (few[1], many):
+        with pytest.raises(NotImplementedError, match="not implemented for"):
+            REFUSED[name](x)
 
 
 def test_dropout_equals_the_cpu():

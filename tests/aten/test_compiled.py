@@ -169,6 +169,18 @@ def test_convolution_in_a_memory_format(memory_format):
     assert_same(torch.compile(model.to(DEVICE))(to_device(x)), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_with_gradient(dtype):
+    """The shape functions of the device's attention, which training saves more of."""
+
+    def function(q, k, v):
+        out = F.scaled_dot_product_attention(q.sin(), k, v, is_causal=True).cos()
+        return out, torch.autograd.grad(out.sum(), (q, k, v))
+
+    leaves = [numbers(2, 4, 16, 8, seed=i, dtype=dtype).requires_grad_() for i in range(3)]
+    assert_same(torch.compile(function)(*to_device(leaves)), function(*leaves), rtol=1e-5)
+
+
 def waves(x):
     return (x.sin() + 1).sum(0)
 

@@ -111,6 +111,40 @@ def test_copy_on_write_clone_is_not_changed_by_its_source():
     assert torch.equal(source.cpu(), torch.full((10,), 2.0))
 
 
+ZERO_TENSORS = {
+    "copy": lambda zeros, ones: ones.clone().copy_(zeros),
+    "broadcast copy": lambda zeros, ones: torch.stack((ones, ones)).copy_(zeros),
+    "from the host": lambda zeros, ones: ones.clone().copy_(torch._efficientzerotensor(3)),
+    "assignment": lambda zeros, ones: ones.clone().index_fill_(0, ones[:1].long(), 2) * zeros,
+    "dot": lambda zeros, ones: torch.dot(zeros, ones) + torch.vdot(ones, zeros),
+    "clone": lambda zeros, ones: zeros.clone() + ones,
+}
+
+
+@pytest.mark.parametrize("name", ZERO_TENSORS)
+def test_tensors_of_zeros_without_memory(name):
+    """Derivatives make them (ZeroTensor)."""
+    results = []
+    for device in (DEVICE, "cpu"):
+        zeros = torch._efficientzerotensor(3, device=device)
+        results.append(ZERO_TENSORS[name](zeros, torch.ones(3, device=device)).clone().cpu())
+    assert torch.equal(*results)
+
+
+def test_tensors_of_zeros_cannot_be_written():
+    zeros = torch._efficientzerotensor(3, device=DEVICE)
+    with pytest.raises(RuntimeError, match="ZeroTensors are immutable"):
+        zeros.copy_(torch.ones(3, device=DEVICE))
+
+
+def test_forward_derivatives_of_zero():
+    x = torch.tensor([1.0, -2.0], device=DEVICE)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(dual.sgn()).tangent
+        assert tangent.cpu().tolist() == [0.0, 0.0]
+
+
 def test_item_and_tolist_wait():
     blocker = _C._testing.BlockingKernel()
     value = torch.ones((), device=DEVICE) + 1

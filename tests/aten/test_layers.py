@@ -229,6 +229,16 @@ def test_running_statistics(kind, momentum):
     check(function, numbers(2, 4, 5, 5))
 
 
+def test_running_statistics_copied_on_write():
+    x = numbers(4, 3).to(DEVICE)
+    mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
+    copies = torch._lazy_clone(mean), torch._lazy_clone(var)
+    torch.native_batch_norm(x, None, None, mean, var, True, 0.5, 1e-5)
+    assert mean.cpu().abs().min() > 0
+    assert torch.equal(copies[0].cpu(), torch.zeros(3))
+    assert torch.equal(copies[1].cpu(), torch.ones(3))
+
+
 # --- modules and masks ------------------------------------------------------------------
 
 

@@ -73,3 +73,23 @@ def test_outputs_of_other_geometry(name):
             assert differ(ours, theirs) is None
         else:
             assert describe(error, DEVICE) == describe(refused)
+
+
+OF_THE_HOST = {
+    "abs": lambda x, out: torch.abs(x, out=out),
+    "max": lambda x, out: torch.max(x, out=out),
+    "std": lambda x, out: torch.std(x, 0, out=out),
+    "where": lambda x, out: torch.where(x > 0, x, x, out=out),
+    "logical_and": lambda x, out: torch.logical_and(x, x, out=out),
+    "searchsorted": lambda x, out: torch.searchsorted(x.expand(3), x, out=out.long()),
+    "frexp": lambda x, out: torch.frexp(x, out=(out, out.int())),
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_HOST)
+def test_a_scalar_output_of_the_host_is_refused(name):
+    """A number of the host may be an input, and no output."""
+    x, out = torch.tensor(2.0, device=DEVICE), torch.tensor(7.0)
+    with pytest.raises(RuntimeError, match="on the same device|on openreg"):
+        OF_THE_HOST[name](x, out)
+    assert out.item() == 7

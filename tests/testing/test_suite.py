@@ -82,6 +82,9 @@ class TestSmall(TestCase):
     def test_xfail(self, device):
         self.fail("as expected")
 
+    def test_xfail_on_cpu(self, device):
+        self.fail("as expected of the CPU")
+
 
 class TestPlain(TestCase):
     def test_plain(self):
@@ -89,6 +92,8 @@ class TestPlain(TestCase):
 
 
 instantiate_device_type_tests(TestSmall, globals())
+# As an OpInfo says it of one device.
+TestSmallCPU.test_xfail_on_cpu_cpu = unittest.expectedFailure(TestSmallCPU.test_xfail_on_cpu_cpu)
 
 if __name__ == "__main__":
     run_tests()
@@ -174,6 +179,9 @@ def test_what_fails_on_the_cpu_too_does_not_count(ran):
     assert result.status == "skipped"
     assert result.message.startswith("no baseline: the CPU failed: AssertionError")
     assert result.extra == {"baseline": "failed", "outcome": "failed"}
+    result = small(ran, "test_xfail_on_cpu_openreg")
+    assert result.status == "skipped"
+    assert result.message == "no baseline: PyTorch expects the CPU to fail"
 
 
 def test_a_late_error_belongs_to_its_test(ran):
@@ -219,7 +227,7 @@ def test_names_that_are_gone_cost_what_uses_them(ran):
 
 def test_only_device_generic_tests_run(ran):
     assert not [name for name in ran[0] if "Plain" in name or "test_other" in name]
-    assert len([name for name in ran[0] if name.startswith("test_small.py::")]) == 13
+    assert len([name for name in ran[0] if name.startswith("test_small.py::")]) == 14
 
 
 def test_files_that_do_not_load(ran):

@@ -153,6 +153,7 @@ class _Outcome(unittest.TestResult):
     def __init__(self):
         super().__init__()
         self.status, self.message, self.detail = "passed", "", ""
+        self.expected_failure = False
 
     def addError(self, test, err):
         self._fail(err)
@@ -170,6 +171,7 @@ class _Outcome(unittest.TestResult):
 
     def addExpectedFailure(self, test, err):
         self.message = "fails, as PyTorch expects"
+        self.expected_failure = True
 
     def addUnexpectedSuccess(self, test):
         self.message = "passes, although PyTorch expects a failure"
@@ -193,6 +195,7 @@ def _run_one(case, method, device):
     return {
         "status": outcome.status,
         "message": outcome.message,
+        "expected_failure": outcome.expected_failure,
         "detail": outcome.detail,
         "seconds": round(time.perf_counter() - began, 4),
     }
