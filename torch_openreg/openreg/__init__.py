@@ -3,6 +3,7 @@
 Portable code does without it: torch.accelerator has what most programs need.
 """
 
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -126,15 +127,6 @@ OutOfMemoryError = torch.OutOfMemoryError
 AcceleratorError = torch.AcceleratorError
 
 
-# What Inductor asks a device's module for, and what it is here.
-_INDUCTOR = {
-    "Scheduling": "OpenRegScheduling",
-    "PythonWrapperCodegen": "OpenRegWrapperCodegen",
-    "CppWrapperCodegen": "CppWrapperCodegen",
-    "WrapperFxCodegen": "WrapperFxCodegen",
-}
-
-
 def __getattr__(name: str) -> Any:
     # What PyTorch reads as an attribute although it changes: checkpointing looks
     # at _initialized, and generators exist once somebody asks for them.
@@ -142,10 +134,10 @@ def __getattr__(name: str) -> Any:
         return is_initialized()
     if name == "default_generators":
         return random.default_generators()
-    if name in _INDUCTOR:  # on Inductor's first use, for its import takes a second
-        from torch_openreg.openreg import inductor
-
-        return getattr(inductor, _INDUCTOR[name])
+    if name == "Scheduling":
+        # Inductor asks when it lists its backends. The module adds itself to the list, with
+        # more than Inductor would ask for; its import takes a second.
+        importlib.import_module("torch_openreg.openreg.inductor")
     raise AttributeError(f"module 'torch.openreg' has no attribute {name!r}")
 
 

@@ -1,9 +1,8 @@
 """Inductor's code generator for the device: torch.compile with its default backend.
 
-Inductor's C++ kernels for the CPU, launched on the current stream. Inductor finds the classes as
-torch.openreg.Scheduling, PythonWrapperCodegen, CppWrapperCodegen and WrapperFxCodegen
-(torch/_inductor/codegen/common.py, init_backend_registration) when it compiles for the first time,
-and this module is not imported before.
+Inductor's C++ kernels for the CPU, launched on the current stream. When Inductor compiles for the
+first time, it asks torch.openreg for `Scheduling` (torch/_inductor/codegen/common.py,
+init_backend_registration), which imports this module, and not before.
 """
 
 import ctypes
@@ -16,25 +15,22 @@ from torch._dynamo import device_interface
 from torch._inductor import config, ir
 from torch._inductor.async_compile import AsyncCompile, get_compile_threads
 from torch._inductor.codecache import CodeCacheFuture, CppCodeCache, LambdaFuture
-from torch._inductor.codegen.common import DeviceOpOverrides, register_device_op_overrides
+from torch._inductor.codegen.common import (
+    DeviceOpOverrides,
+    register_backend_for_device,
+    register_device_op_overrides,
+)
 from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.codegen.wrapper_fxir import WrapperFxCodegen
+from torch._inductor.custom_graph_pass import CustomGraphModulePass, get_hash_for_files
 from torch._inductor.lowering import lowerings
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import Placeholder, get_fused_kernel_name
 from torch._inductor.virtualized import V
 
 from torch_openreg import _C
-from torch_openreg.openreg import amp, devices, memory, streams
-
-__all__ = [
-    "CppWrapperCodegen",
-    "OpenRegScheduling",
-    "OpenRegWrapperCodegen",
-    "WrapperFxCodegen",
-    "kernel",
-]
+from torch_openreg.openreg import amp, devices, fake_tensors, memory, streams
 
 _ENTRY = "openreg_entry"
 
@@ -144,7 +140,7 @@ class OpenRegWrapperCodegen(PythonWrapperCodegen):
         self.imports.writeline("from torch_openreg.openreg import inductor as openreg_inductor")
 
 
-class CppWrapperCodegen:
+class _CppWrapperCodegen:
     """Refuses what would call kernels from C++."""
 
     supports_caching = False
@@ -155,6 +151,16 @@ class CppWrapperCodegen:
             "openreg: config.cpp_wrapper and AOTInductor are not supported, which call operators "
             "through functions of C that PyTorch has for its own devices only"
         )
+
+
+class _Version(CustomGraphModulePass):
+    """Changes no graph; makes this code part of the key of Inductor's cache on disk."""
+
+    def __call__(self, gm: torch.fx.GraphModule) -> None:
+        pass
+
+    def uuid(self) -> bytes:
+        return get_hash_for_files((__file__, fake_tensors.__file__))
 
 
 class _DeviceOpOverrides(DeviceOpOverrides):
@@ -236,6 +242,14 @@ def _register() -> None:
     BaseSchedulerNode.is_cpu = _is_cpu
     for op in (torch.ops.aten.argmax.default, torch.ops.aten.argmin.default):
         lowerings[op] = _argreduce(lowerings[op])
+    register_backend_for_device(
+        "openreg",
+        OpenRegScheduling,
+        OpenRegWrapperCodegen,
+        _CppWrapperCodegen,
+        WrapperFxCodegen,
+        device_custom_pass=_Version(),
+    )
     register_device_op_overrides("openreg", _DeviceOpOverrides())
     device_interface.register_interface_for_device("openreg", _Interface)
     for index in range(devices.device_count()):

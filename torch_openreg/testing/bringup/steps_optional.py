@@ -87,6 +87,32 @@ def compile_eager(d: Device):
     require(model[0].weight.grad is not None, "no gradient came through the compiled model")
 
 
+@optional.step("torch._inductor.codegen.common.register_backend_for_device",
+               optional=True)  # fmt: skip
+def compile_inductor(d: Device):
+    """torch.compile with its default backend, Inductor: generated kernels.
+
+    `register_backend_for_device(device, scheduling, wrapper, ...)` tells Inductor how kernels for
+    the device are generated and called, `register_device_op_overrides` how its wrapper code selects
+    a device. Inductor asks `torch.acme.Scheduling`, `PythonWrapperCodegen`, `CppWrapperCodegen` and
+    `WrapperFxCodegen` for them when it compiles for the first time. A channels_last convolution
+    shows whether fake results lie in memory as real ones do.
+    """
+    from torch._inductor.codegen import common
+
+    common.init_backend_registration()
+    if common.get_scheduling_for_device(d.type) is None:
+        raise NotImplementedError(f"Inductor has no code generator for {d.type}")
+    torch._dynamo.reset()
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GELU()
+    model = torch.nn.Sequential(*layers).to(d.name).to(memory_format=torch.channels_last)
+    x = d.sample(2, 3, 8, 8)
+    compiled = torch.compile(model, fullgraph=True)
+    close(compiled(x), model(x).detach(), "what the compiled model returns")
+    compiled(x).sum().backward()
+    require(model[0].weight.grad is not None, "no gradient came through the compiled model")
+
+
 @optional.step("torch.distributed.Backend.register_backend",
                optional=True)  # fmt: skip
 def distributed(d: Device):
