@@ -201,6 +201,27 @@ def test_does_not_wait_and_follows_the_stream():
     assert_same(y, waves(x), rtol=1e-5)
 
 
+def test_a_stream_inside():
+    stream = torch.Stream(DEVICE)
+
+    def function(x):
+        with stream:
+            y = x.sin() + 1
+        torch.accelerator.current_stream().wait_stream(stream)
+        return y * 2 + x
+
+    x = numbers(64)
+    compiled, on_device = torch.compile(function), to_device(x)
+    compiled(on_device)
+    torch.openreg.synchronize()
+    with stream:
+        blocker = _C._testing.BlockingKernel()
+    y = compiled(on_device)
+    assert not torch.openreg.current_stream().query()  # it waits for the stream, which is held
+    blocker.release()
+    assert_same(y, (x.sin() + 1) * 2 + x, rtol=1e-6)
+
+
 def test_in_a_captured_graph():
     compiled, x = torch.compile(waves), torch.ones(8, 8, device=DEVICE)
     compiled(x)

@@ -26,6 +26,7 @@ from torch._inductor.codegen.wrapper_fxir import WrapperFxCodegen
 from torch._inductor.custom_graph_pass import CustomGraphModulePass, get_hash_for_files
 from torch._inductor.lowering import lowerings
 from torch._inductor.scheduler import BaseSchedulerNode
+from torch._inductor.stream_utils import DEFAULT_STREAM_IDX, get_stream_name
 from torch._inductor.utils import Placeholder, get_fused_kernel_name
 from torch._inductor.virtualized import V
 
@@ -138,6 +139,18 @@ class OpenRegWrapperCodegen(PythonWrapperCodegen):
     def write_header(self) -> None:
         super().write_header()
         self.imports.writeline("from torch_openreg.openreg import inductor as openreg_inductor")
+        self.imports.writeline(
+            "from torch._dynamo.graph_bytecode_inputs import get_external_object_by_index"
+        )
+
+    def codegen_cuda_stream_enter(self, stream_idx: int) -> Any:
+        # Inductor gets the streams where it enters a device's guard, which it does of its own.
+        stream = "torch.openreg.current_stream()"
+        if stream_idx != DEFAULT_STREAM_IDX:
+            index = V.graph.scheduler.stream_idx_to_user_obj_idx[stream_idx]
+            stream = f"get_external_object_by_index({index})"
+        self.writeline(f"{get_stream_name(stream_idx)} = {stream}")
+        return super().codegen_cuda_stream_enter(stream_idx)
 
 
 class _CppWrapperCodegen:
