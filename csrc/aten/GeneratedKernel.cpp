@@ -13,7 +13,7 @@ struct GeneratedCall {
   void run() {
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].defined()) {
-        arguments[i] = std::bit_cast<uint64_t>(tensors[i].materialize().data_ptr());
+        arguments[i] = std::bit_cast<uint64_t>(tensors[i].address());
       }
     }
     kernel(arguments.data());

@@ -290,18 +290,20 @@ class KernelCall {
     std::apply([](auto&... arg) { (release_one(arg), ...); }, args_);
   }
 
-  // A number for the kernel, its arguments' dtypes, and what flags and names choose.
+  // A number for the kernel, its arguments' forms, and what flags and names choose.
   uint64_t signature() const {
     auto number = reinterpret_cast<uint64_t>(function_);
+    const auto add = [&](uint64_t part) { number = (number ^ part) * 0x100000001b3; };
     for_each_value([&](const auto& value) {
-      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, TensorArg>) {
-        number = number * 67 + (value.defined() ? static_cast<uint64_t>(value.dtype()) + 1 : 0);
-      } else if constexpr (std::is_pointer_v<std::decay_t<decltype(value)>>) {
-        number = number * 67 + reinterpret_cast<uint64_t>(value);
-      } else if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
-        number = number * 67 + std::hash<std::string>()(value);
-      } else if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>) {
-        number = number * 67 + static_cast<uint64_t>(value);
+      using Value = std::decay_t<decltype(value)>;
+      if constexpr (std::is_same_v<Value, TensorArg>) {
+        add(value.form());
+      } else if constexpr (std::is_pointer_v<Value>) {
+        add(reinterpret_cast<uint64_t>(value));
+      } else if constexpr (std::is_same_v<Value, std::string>) {
+        add(std::hash<std::string>()(value));
+      } else if constexpr (std::is_same_v<Value, bool>) {
+        add(value);
       }
     });
     return number;
@@ -315,21 +317,6 @@ class KernelCall {
       }
     });
     return size;
-  }
-
-  // A number for the kernel's kind of call: with an empty tensor, with single
-  // elements only, or with more. Many a kernel takes any dtype of the first two.
-  uint64_t extent() const {
-    bool empty = false;
-    bool single = true;
-    for_each_value([&](const auto& value) {
-      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, TensorArg>) {
-        const size_t size = value.size_in_bytes();
-        empty |= value.defined() && size == 0;
-        single &= size <= c10::elementSize(value.dtype());
-      }
-    });
-    return empty ? 1 : single ? 2 : 0;
   }
 
  private:
@@ -435,7 +422,7 @@ void check_dtypes_of(Closure& closure, const char* name) {
   const uint64_t signature = closure.call.signature();
   if (C10_UNLIKELY(!dtypes_are_known(signature)) && std::string_view(name).starts_with("aten::") &&
       closure.call.size_in_bytes() <= kSmall) {
-    check_dtypes(signature + closure.call.extent() * 0x9e3779b97f4a7c15, [&] { closure.run(); });
+    check_dtypes(signature, [&] { closure.run(); });
   }
 }
 

@@ -6,27 +6,19 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <bit>
-#include <mutex>
-#include <set>
 #include <string>
 
 #include "bindings/Module.h"
+#include "openreg.h"
 
 namespace torch_openreg {
 namespace {
 
-// A launch may outlive the kernel object, and a trace outlives the launch.
-const char* keep(const std::string& name) {
-  static std::mutex mutex;
-  static std::set<std::string> names;
-  std::lock_guard<std::mutex> guard(mutex);
-  return names.insert(name).first->c_str();
-}
-
 class GeneratedKernel {
  public:
   GeneratedKernel(const std::string& name, uintptr_t address, std::vector<bool> written)
-      : name_(keep(name)), kernel_(reinterpret_cast<at::openreg::GeneratedKernel>(address)),
+      : name_(orInternName(name.c_str())),
+        kernel_(reinterpret_cast<at::openreg::GeneratedKernel>(address)),
         written_(std::move(written)) {}
 
   void operator()(const py::args& args) const {

@@ -48,6 +48,11 @@ TensorArg::TensorArg(const at::Tensor& tensor, bool is_written) {
   }
   const auto* impl = tensor.unsafeGetTensorImpl();
   dtype_ = tensor.scalar_type();
+  const auto at_most_two = [](int64_t count) {
+    return static_cast<uint16_t>(std::min<int64_t>(count, 2));
+  };
+  form_ = 1 + at_most_two(impl->numel()) + 3 * at_most_two(impl->dim()) +
+          9 * static_cast<uint16_t>(dtype_);
   wrapped_number_ = impl->is_wrapped_number();
   conj_ = tensor.is_conj();
   neg_ = tensor.is_neg();
@@ -108,24 +113,31 @@ void TensorArg::capture_host(const at::Tensor& tensor, bool is_written) {
   neg_ = contiguous.is_neg();
 }
 
-const at::Tensor& TensorArg::materialize() const {
-  static const at::Tensor undefined;
-  void* data = nullptr;
+void* TensorArg::storage_bytes() const {
   switch (kind_) {
-    case Kind::Undefined:
-      return undefined;
     case Kind::Device:
-      data = C10_UNLIKELY(zero_aliases != nullptr) ? zero_aliases->memory_for(base_, nbytes_)
+      return C10_UNLIKELY(zero_aliases != nullptr) ? zero_aliases->memory_for(base_, nbytes_)
                                                    : backing_or_null(base_);
-      break;
     case Kind::Inline:
-      data = const_cast<char*>(value_);
-      break;
+      return const_cast<char*>(value_);
     case Kind::Host:
-      data = host_.get();
+      return host_.get();
+    case Kind::Undefined:
       break;
   }
-  const at::Tensor& alias = AliasPool::of_thread().make(data, nbytes_, offset_, dtype_,
+  return nullptr;
+}
+
+void* TensorArg::address() const {
+  return static_cast<char*>(storage_bytes()) + offset_ * c10::elementSize(dtype_);
+}
+
+const at::Tensor& TensorArg::materialize() const {
+  static const at::Tensor undefined;
+  if (!defined()) {
+    return undefined;
+  }
+  const at::Tensor& alias = AliasPool::of_thread().make(storage_bytes(), nbytes_, offset_, dtype_,
                                                         sizes_and_strides_.sizes_arrayref(),
                                                         sizes_and_strides_.strides_arrayref());
   auto* impl = alias.unsafeGetTensorImpl();

@@ -31,25 +31,31 @@ class OPENREG_API TensorArg {
 
   // A CPU tensor for the running kernel; the pool's until the kernel ends.
   const at::Tensor& materialize() const;
+  // Of its first element, for the running kernel.
+  void* address() const;
 
   bool defined() const {
     return kind_ != Kind::Undefined;
   }
-  at::ScalarType dtype() const {
-    return dtype_;
-  }
   // Bytes of the elements.
   size_t size_in_bytes() const;
+  // A number for the dtype and for what kernels choose their code by as well: are the
+  // dimensions none, one or more, and the elements. 0 for undefined tensors.
+  uint64_t form() const {
+    return form_;
+  }
 
  private:
   enum class Kind : uint8_t { Undefined, Device, Inline, Host };
 
   void capture_host(const at::Tensor& tensor, bool is_written);
+  void* storage_bytes() const; // for the running kernel
 
   c10::impl::SizesAndStrides sizes_and_strides_;
   void* base_ = nullptr; // the storage's first byte, a device address
   size_t nbytes_ = 0;    // the storage's size
   int64_t offset_ = 0;   // in elements
+  uint16_t form_ = 0;
   at::ScalarType dtype_ = at::kFloat;
   Kind kind_ = Kind::Undefined;
   bool conj_ = false;

@@ -167,15 +167,9 @@ class Outcomes {
     outcomes_.emplace(std::move(key), std::move(outcome));
   }
 
-  const char* intern(const c10::OperatorHandle& op) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return names_.insert(c10::toString(op.operator_name())).first->c_str();
-  }
-
  private:
   std::mutex mutex_;
   std::unordered_map<Key, std::shared_ptr<const Outcome>, Key::Hash> outcomes_;
-  std::unordered_set<std::string> names_;
 };
 
 Outcomes& outcomes() {
@@ -345,7 +339,7 @@ std::shared_ptr<const Outcome> rehearse(const c10::OperatorHandle& op,
     return known;
   }
   auto outcome = std::make_shared<Outcome>();
-  outcome->name = outcomes().intern(op);
+  outcome->name = orInternName(c10::toString(op.operator_name()).c_str());
   bool can_launch = false;
   KeptWarnings warnings;
   try {
@@ -404,10 +398,13 @@ void rehearse_once(c10::function_ref<void()> kernel, bool with_ones) {
   kernel();
 }
 
-// What the kernel says against the tensors, or nothing.
+// What the kernel says against the tensors, or nothing. That it has no code for a
+// dtype is raised.
 std::string refusal_of(c10::function_ref<void()> kernel, bool with_ones) {
   try {
     rehearse_once(kernel, with_ones);
+  } catch (const c10::NotImplementedError&) {
+    throw;
   } catch (const c10::Error& e) {
     return e.what_without_backtrace();
   } catch (const std::exception& e) {
@@ -423,9 +420,6 @@ bool dtypes_are_known(uint64_t signature) {
 }
 
 void check_dtypes(uint64_t signature, c10::function_ref<void()> kernel) {
-  if (dtypes_are_known(signature)) {
-    return;
-  }
   auto& known = known_dtypes();
   {
     std::lock_guard<std::mutex> guard(known.mutex);
@@ -434,7 +428,7 @@ void check_dtypes(uint64_t signature, c10::function_ref<void()> kernel) {
       return;
     }
   }
-  // Zeros can be bad data, and so can ones. What is refused in the same words for
+  // Zeros can be bad data, and so can ones. What else is refused in the same words for
   // both is refused for its dtypes or sizes.
   const std::string refusal = refusal_of(kernel, /*with_ones=*/false);
   if (!refusal.empty() && refusal == refusal_of(kernel, /*with_ones=*/true)) {

@@ -11,8 +11,8 @@
 // that a loop rehearses once. A device of real hardware has shape functions here.
 //
 // Whether a CPU kernel has code for a dtype is also known to the kernel alone. So
-// that a dtype is refused at the call, the first launch of a kernel with given
-// dtypes is rehearsed too, if its arguments are small.
+// that a dtype is refused at the call, the first launch of a kernel with arguments
+// of given forms (TensorArg::form) is rehearsed too, if they are small.
 
 #include <ATen/core/Generator.h>
 #include <ATen/core/boxing/KernelFunction.h>
@@ -61,7 +61,7 @@ struct Outcome {
 OPENREG_API std::shared_ptr<const Outcome> rehearse(const c10::OperatorHandle& op,
                                                     at::ArrayRef<c10::IValue> arguments);
 
-// Whether a kernel with dtypes of this signature (KernelCall::signature) has run.
+// Whether a call of this signature (KernelCall::signature) has been rehearsed.
 OPENREG_API bool dtypes_are_known(uint64_t signature);
 
 // Runs `kernel` on zeros and raises what it raises, if that is not about the data.

@@ -303,23 +303,36 @@ REFUSED = {
     "normal": lambda x: x.normal_(),
     "softmax": lambda x: x.float().softmax(0, dtype=torch.uint8),
     "order": lambda x: x.to(torch.complex64) > 1,
+    "flag": lambda x: x.index_reduce(0, x[0].long(), x, "amax", include_self=False),
     "name": lambda x: x.scatter_reduce(0, x.long(), x, "mean"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_taken_of_nothing_is_refused_of_more(name, request):
-    """Kernels take any dtype of no element, or for another name."""
+    """Kernels take any dtype of no element, or with another flag or name."""
     few = [torch.zeros(size, 4, dtype=torch.bool, device=D)[:, :size] for size in (0, 1)]
     many = torch.zeros(40, 40, dtype=torch.bool, device=D)
     with contextlib.suppress(NotImplementedError, RuntimeError, IndexError):
         REFUSED[name](few[0])
+    many.index_reduce(0, many[0].long(), many, "amax", include_self=True)
     many.scatter_reduce(0, many.long(), many, "amax")
     torch.openreg.synchronize()
     request.getfixturevalue("blocker")
     for x in (few[1], many):
         with pytest.raises(NotImplementedError, match="not implemented for"):
             REFUSED[name](x)
+
+
+def test_what_is_taken_of_a_matrix_is_refused_of_a_scalar(request):
+    matrix = torch.zeros(4, 4, dtype=torch.bool, device=D)
+    scalar = torch.zeros((), dtype=torch.bool, device=D)
+    matrix.index_reduce(0, matrix[0].long(), matrix, "amax")
+    index = torch.zeros(1, dtype=torch.long, device=D)
+    torch.openreg.synchronize()
+    request.getfixturevalue("blocker")
+    with pytest.raises(NotImplementedError, match="not implemented for 'Bool'"):
+        scalar.index_reduce(0, index, scalar, "amax")
 
 
 def test_dropout_equals_the_cpu():
